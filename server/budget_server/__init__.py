@@ -1,0 +1,1 @@
+"""The process: how the tools reach a host, and where budgets live."""

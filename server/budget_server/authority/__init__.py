@@ -1,0 +1,1 @@
+"""The embedded budget authority: the Cycles protocol over one durable SQLite ledger file."""

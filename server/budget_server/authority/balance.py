@@ -1,0 +1,229 @@
+"""One budget and the moves it allows: pure arithmetic, no I/O.
+
+The invariant of every budget, asserted after every move and again by the table's own CHECK:
+
+    remaining = allocated - spent - reserved - debt
+
+``remaining`` may be negative, the other four never. ``spent`` is the funded part of consumption, ``debt`` the unfunded.
+``is_over_limit`` is sticky: a capped charge or too much debt sets it, only an operator's funding clears it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from budget_server.authority.refusals import Refusal
+from budget_server.authority.requests import MAX_AMOUNT, OveragePolicy
+from budget_tools.scopes import leaf
+
+
+@dataclass(slots=True)
+class Budget:
+    """A row of ``budgets``, in the order of ``COLUMNS``."""
+
+    scope: str
+    unit: str
+    allocated: int
+    remaining: int
+    reserved: int
+    spent: int
+    debt: int
+    overdraft_limit: int
+    is_over_limit: bool
+    status: str
+    caps: str | None
+    """The protocol's Caps as JSON text."""
+
+    def __post_init__(self) -> None:
+        self.is_over_limit = bool(self.is_over_limit)
+
+    def hold(self, amount: int) -> None:
+        """Move from remaining to reserved."""
+        self.remaining -= amount
+        self.reserved += amount
+        self._check()
+
+    def give_back(self, amount: int) -> None:
+        """Move from reserved to remaining."""
+        self.reserved -= amount
+        self.remaining += amount
+        self._check()
+
+    def spend_reserved(self, amount: int) -> None:
+        """Move from reserved to spent."""
+        self.reserved -= amount
+        self.spent += amount
+        self._check()
+
+    def spend(self, amount: int) -> None:
+        """Move from remaining to spent."""
+        self.remaining -= amount
+        self.spent += amount
+        self._check()
+
+    def unspend(self, amount: int) -> None:
+        """Move from spent back to reserved, so that a provisional charge can be settled again."""
+        self.spent -= amount
+        self.reserved += amount
+        self._check()
+
+    def overdraw(self, amount: int) -> None:
+        """Charge more than remains: what is there becomes spent, the rest debt."""
+        funded = max(self.remaining, 0)
+        self.remaining -= amount
+        self.spent += funded
+        self.debt += amount - funded
+        self._check()
+
+    def allocate(self, amount: int) -> None:
+        """Set the allocation; remaining follows."""
+        self.remaining += amount - self.allocated
+        self.allocated = amount
+        self._check()
+
+    def _check(self) -> None:
+        if max(self.reserved, self.spent, self.debt) > MAX_AMOUNT or self.remaining < -MAX_AMOUNT:
+            raise Refusal(500, "INTERNAL_ERROR", f"The amounts of {self.scope} would leave the 64-bit range.")
+        assert min(self.allocated, self.reserved, self.spent, self.debt) >= 0, self
+        assert self.remaining == self.allocated - self.spent - self.reserved - self.debt, self
+
+    def denial(self, code: str, message: str, suggested_fix: str) -> Refusal:
+        """Refuse for want of budget, saying which scope, what remains there and what would help.
+
+        The shape of ``deny_detail`` is the one announced for v0.1.26; v0.1.25 leaves ``details`` open.
+        """
+        deny_detail = {
+            "reason_code": code,
+            "blocked_by_scope": self.scope,
+            "budget_remaining": {"unit": self.unit, "amount": self.remaining},
+            "suggested_fix": suggested_fix,
+        }
+        return Refusal(409, code, message, {"deny_detail": deny_detail})
+
+    def wire(self) -> dict[str, Any]:
+        """Show this budget as the protocol's Balance; zero debt, no limit and no flag are left out."""
+        balance: dict[str, Any] = {
+            "scope": leaf(self.scope),
+            "scope_path": self.scope,
+            "remaining": {"unit": self.unit, "amount": self.remaining},
+            "reserved": {"unit": self.unit, "amount": self.reserved},
+            "spent": {"unit": self.unit, "amount": self.spent},
+            "allocated": {"unit": self.unit, "amount": self.allocated},
+        }
+        if self.debt > 0:
+            balance["debt"] = {"unit": self.unit, "amount": self.debt}
+        if self.overdraft_limit > 0:
+            balance["overdraft_limit"] = {"unit": self.unit, "amount": self.overdraft_limit}
+        if self.is_over_limit:
+            balance["is_over_limit"] = True
+        return balance
+
+
+COLUMNS = ", ".join(field.name for field in fields(Budget))
+
+
+def check_open(budget: Budget) -> None:
+    """Refuse a budget that an operator has frozen or closed.
+
+    Raises:
+        Refusal: 409 BUDGET_FROZEN or BUDGET_CLOSED.
+    """
+    for status, remedy in (("FROZEN", "Ask an operator to unfreeze it."), ("CLOSED", "Use another scope.")):
+        if budget.status == status:
+            raise budget.denial(f"BUDGET_{status}", f"Budget for scope {budget.scope} is {status.lower()}.", remedy)
+
+
+def check_reservable(budget: Budget, amount: int) -> None:
+    """Refuse an estimate that this budget cannot hold; the order of checks is the protocol's.
+
+    Raises:
+        Refusal: 409 BUDGET_FROZEN, BUDGET_CLOSED, OVERDRAFT_LIMIT_EXCEEDED, DEBT_OUTSTANDING or BUDGET_EXCEEDED.
+    """
+    check_open(budget)
+    if budget.is_over_limit:
+        raise budget.denial(
+            "OVERDRAFT_LIMIT_EXCEEDED",
+            f"Budget for scope {budget.scope} is over its limit; it must be funded before anything new is reserved.",
+            "Ask an operator to fund this budget.",
+        )
+    if budget.debt > 0 and budget.overdraft_limit == 0:
+        raise budget.denial(
+            "DEBT_OUTSTANDING",
+            f"Budget for scope {budget.scope} has outstanding debt of {budget.debt} {budget.unit}.",
+            "Ask an operator to repay the debt.",
+        )
+    if budget.remaining < amount:
+        raise budget.denial(
+            "BUDGET_EXCEEDED",
+            f"Budget for scope {budget.scope} has {budget.remaining} {budget.unit} remaining, {amount} requested.",
+            f"Reserve at most {max(budget.remaining, 0)} {budget.unit}, settle reservations that are still held, "
+            "or ask an operator to fund this budget.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Charge:
+    """What a charge beyond the reserved part came to."""
+
+    charged: int
+    debt: int
+
+
+def charge_beyond(budgets: Sequence[Budget], excess: int, policy: OveragePolicy) -> Charge:
+    """Charge ``excess`` on every budget by the overage policy (Cycles v0, COMMIT OVERAGE POLICIES).
+
+    For a commit the excess is what the actual exceeds the estimate by; for an event it is the whole amount.
+
+    Raises:
+        Refusal: 409 BUDGET_EXCEEDED (REJECT) or OVERDRAFT_LIMIT_EXCEEDED (ALLOW_WITH_OVERDRAFT); nothing was moved.
+    """
+    if policy == "REJECT":
+        for budget in budgets:
+            if budget.remaining < excess:
+                raise budget.denial(
+                    "BUDGET_EXCEEDED",
+                    f"Budget for scope {budget.scope} has {budget.remaining} {budget.unit} remaining,"
+                    f" {excess} more is needed.",
+                    "Settle with a smaller amount, or ask an operator to fund this budget.",
+                )
+        for budget in budgets:
+            budget.spend(excess)
+        return Charge(charged=excess, debt=0)
+    if policy == "ALLOW_IF_AVAILABLE":
+        return _charge_what_is_there(budgets, excess)
+    return _charge_with_overdraft(budgets, excess)
+
+
+def _charge_what_is_there(budgets: Sequence[Budget], excess: int) -> Charge:
+    short = [budget for budget in budgets if budget.remaining < excess]
+    charged = min([excess, *(max(budget.remaining, 0) for budget in budgets)])
+    for budget in budgets:
+        budget.spend(charged)
+    for budget in short:
+        budget.is_over_limit = True
+    return Charge(charged=charged, debt=0)
+
+
+def _charge_with_overdraft(budgets: Sequence[Budget], excess: int) -> Charge:
+    capping = [budget for budget in budgets if budget.overdraft_limit == 0 and budget.remaining < excess]
+    charged = min([excess, *(max(budget.remaining, 0) for budget in capping)])
+    borrowing = [budget for budget in budgets if budget.overdraft_limit > 0 and budget.remaining < charged]
+    for budget in borrowing:
+        if budget.debt + charged - max(budget.remaining, 0) > budget.overdraft_limit:
+            raise budget.denial(
+                "OVERDRAFT_LIMIT_EXCEEDED",
+                f"Charging {charged} {budget.unit} would take scope {budget.scope} past its overdraft limit "
+                f"of {budget.overdraft_limit}.",
+                "Ask an operator to fund this budget or raise its overdraft limit.",
+            )
+    debt = 0
+    for budget in budgets:
+        if budget.remaining >= charged:
+            budget.spend(charged)
+        else:
+            debt += charged - max(budget.remaining, 0)
+            budget.overdraw(charged)
+    if charged < excess:
+        for budget in capping:
+            budget.is_over_limit = True
+    return Charge(charged=charged, debt=min(debt, MAX_AMOUNT))

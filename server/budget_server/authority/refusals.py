@@ -1,0 +1,29 @@
+"""How an operation says no: a protocol error that changed nothing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class Refusal(Exception):  # noqa: N818 - the protocol's word; most refusals are ordinary answers
+    """A protocol error answer (Cycles v0, ErrorResponse); the operation wrote nothing.
+
+    Args:
+        status: the HTTP status.
+        code: the protocol's ErrorCode.
+        message: one sentence.
+        details: what a client may act on; denials carry ``deny_detail``.
+    """
+
+    def __init__(self, status: int, code: str, message: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.details = dict(details) if details else None
+
+
+class LedgerUnavailableError(Exception):
+    """The ledger gave no definite answer: busy past the deadline, disk full, read-only or damaged.
+
+    Nothing of the operation was written; the same idempotency key may be sent again.
+    """

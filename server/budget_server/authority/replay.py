@@ -1,0 +1,60 @@
+"""First answers, stored under their idempotency keys in the transaction that earned them, and replayed verbatim."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+
+from budget_server.authority.refusals import Refusal
+from budget_server.authority.requests import Request, json_text, plain
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A protocol answer: HTTP status and JSON body."""
+
+    status: int
+    body: dict[str, Any]
+
+
+class Slot:
+    """The place of one (tenant, endpoint, resource, key); ``resource`` is the reservation of an id route, else empty.
+
+    Only successes are kept: after a refusal the same key is judged afresh. The payload is compared as canonical JSON,
+    with the protocol's defaults filled in, so that key order and an explicit default make no difference.
+    """
+
+    def __init__(self, db: apsw.Connection, tenant: str, endpoint: str, resource: str, request: Request) -> None:
+        self._db = db
+        self._place = (tenant, endpoint, resource, request.idempotency_key)
+        self._payload_sha256 = hashlib.sha256(json_text(plain(request), sort_keys=True).encode()).digest()
+
+    def first_answer(self) -> Answer | None:
+        """Look the first answer up.
+
+        Raises:
+            Refusal: 409 IDEMPOTENCY_MISMATCH: the key came with another payload.
+        """
+        stored = self._db.execute(
+            "SELECT payload_sha256, status, body FROM idempotency"
+            " WHERE tenant = ? AND endpoint = ? AND resource = ? AND idempotency_key = ?",
+            self._place,
+        ).fetchone()
+        if stored is None:
+            return None
+        payload_sha256, status, body = stored
+        if payload_sha256 != self._payload_sha256:
+            message = f"Idempotency key {self._place[-1]} was used before with another request."
+            raise Refusal(409, "IDEMPOTENCY_MISMATCH", message)
+        return Answer(status, json.loads(body))
+
+    def keep(self, answer: Answer, now_ms: int) -> None:
+        """Store the first answer."""
+        self._db.execute(
+            "INSERT INTO idempotency"
+            " (tenant, endpoint, resource, idempotency_key, payload_sha256, status, body, created_at_ms)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (*self._place, self._payload_sha256, answer.status, json_text(answer.body), now_ms),
+        )

@@ -1,0 +1,178 @@
+"""What the protocol's operations accept: strict models, checked before any transaction opens.
+
+Stricter than the reference server, which reads ``"5"`` and ``5.7`` as 5: here an integer is an integer, and an unknown
+field is refused by name (Cycles v0, additionalProperties: false).
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from budget_server.authority.refusals import Refusal
+from budget_tools.scopes import LEVEL_VALUE, LEVELS
+
+MAX_AMOUNT = 2**63 - 1
+DEFAULT_GRACE_MS = 5_000
+
+Unit = Literal["USD_MICROCENTS", "TOKENS", "CREDITS", "RISK_POINTS"]
+OveragePolicy = Literal["REJECT", "ALLOW_IF_AVAILABLE", "ALLOW_WITH_OVERDRAFT"]
+
+_Wire = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _level(value: str) -> str:
+    if not LEVEL_VALUE.fullmatch(value):
+        raise ValueError("must be 1 to 128 letters, digits, '_', '.' or '-'")
+    return value
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be blank")
+    return value
+
+
+Level = Annotated[str, AfterValidator(_level)]
+Key = Annotated[str, Field(min_length=1, max_length=256)]
+Count = Annotated[int, Field(ge=0, le=MAX_AMOUNT)]
+
+
+class Amount(BaseModel):
+    """A whole number of a unit."""
+
+    model_config = _Wire
+    unit: Unit
+    amount: Count
+
+
+class Subject(BaseModel):
+    """Who spends: at least one of the six levels; dimensions are kept but move no budget."""
+
+    model_config = _Wire
+    tenant: Level | None = None
+    workspace: Level | None = None
+    app: Level | None = None
+    workflow: Level | None = None
+    agent: Level | None = None
+    toolset: Level | None = None
+    dimensions: Annotated[dict[str, Annotated[str, Field(max_length=256)]], Field(max_length=16)] | None = None
+
+    @model_validator(mode="after")
+    def _names_a_level(self) -> "Subject":
+        if not any(getattr(self, level) for level in LEVELS):
+            raise ValueError(f"must name at least one of {', '.join(LEVELS)}")
+        return self
+
+
+class Action(BaseModel):
+    """What is about to be done, for reports and policies."""
+
+    model_config = _Wire
+    kind: Annotated[str, Field(max_length=64), AfterValidator(_not_blank)]
+    name: Annotated[str, Field(max_length=256), AfterValidator(_not_blank)]
+    tags: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=10)] | None = None
+
+
+class Metrics(BaseModel):
+    """What the work took, as the client measured it."""
+
+    model_config = _Wire
+    tokens_input: Count | None = None
+    tokens_output: Count | None = None
+    latency_ms: Count | None = None
+    model_version: Annotated[str, Field(max_length=128)] | None = None
+    custom: dict[str, Any] | None = None
+
+
+class Request(BaseModel):
+    """What every operation that changes something has in common."""
+
+    model_config = _Wire
+    idempotency_key: Key
+
+
+class _Intent(Request):
+    subject: Subject
+    action: Action
+    estimate: Amount
+    metadata: dict[str, Any] | None = None
+
+
+class DecideRequest(_Intent):
+    """POST /v1/decide: would this be allowed?"""
+
+
+class ReserveRequest(_Intent):
+    """POST /v1/reservations: hold the estimate, or with ``dry_run`` only ask."""
+
+    ttl_ms: Annotated[int, Field(ge=1_000, le=86_400_000)] | None = None
+    grace_period_ms: Annotated[int, Field(ge=0, le=60_000)] = DEFAULT_GRACE_MS
+    overage_policy: OveragePolicy | None = None
+    dry_run: bool = False
+
+
+class CommitRequest(Request):
+    """POST /v1/reservations/{id}/commit: settle with what was used."""
+
+    actual: Amount
+    metrics: Metrics | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class ReleaseRequest(Request):
+    """POST /v1/reservations/{id}/release: give the whole estimate back."""
+
+    reason: Annotated[str, Field(max_length=256)] | None = None
+
+
+class ExtendRequest(Request):
+    """POST /v1/reservations/{id}/extend: move the expiry on, counted from the old one."""
+
+    extend_by_ms: Annotated[int, Field(ge=1, le=86_400_000)]
+    metadata: dict[str, Any] | None = None
+
+
+class EventRequest(Request):
+    """POST /v1/events: book spend that had no reservation."""
+
+    subject: Subject
+    action: Action
+    actual: Amount
+    overage_policy: OveragePolicy | None = None
+    metrics: Metrics | None = None
+    client_time_ms: Count | None = None
+    metadata: dict[str, Any] | None = None
+
+
+RequestT = TypeVar("RequestT", bound=Request)
+
+
+def parse(model: type[RequestT], body: object) -> RequestT:
+    """Check a decoded JSON body.
+
+    Raises:
+        Refusal: 400 INVALID_REQUEST naming the first wrong field; nothing was written.
+    """
+    try:
+        return model.model_validate(body)
+    except ValidationError as exc:
+        error = exc.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in error["loc"]) or "body"
+        raise Refusal(400, "INVALID_REQUEST", f"Validation failed: {field}: {error['msg']}") from exc
+
+
+def plain(model: BaseModel) -> dict[str, Any]:
+    """Give a model's JSON object, without what was left out."""
+    return model.model_dump(exclude_none=True)
+
+
+def json_text(value: object, *, sort_keys: bool = False) -> str:
+    """Write compact JSON."""
+    return json.dumps(value, sort_keys=sort_keys, separators=(",", ":"), ensure_ascii=False)
+
+
+def json_text_or_null(value: Mapping[str, Any] | None) -> str | None:
+    """Write compact JSON, or nothing for nothing."""
+    return None if value is None else json_text(value)

@@ -1,0 +1,79 @@
+"""One reservation: its row, its life and how the protocol shows it."""
+
+import json
+from typing import Any, NamedTuple
+
+from budget_server.authority.refusals import Refusal
+from budget_server.authority.requests import OveragePolicy
+
+
+class Reservation(NamedTuple):
+    """A row of ``reservations``, in the order of ``COLUMNS``; JSON columns are still text."""
+
+    reservation_id: str
+    tenant: str
+    state: str
+    unit: str
+    estimate: int
+    scope_path: str
+    affected_scopes: str
+    budgeted_scopes: str
+    subject: str
+    action: str
+    idempotency_key: str
+    metadata: str | None
+    overage_policy: OveragePolicy
+    created_at_ms: int
+    expires_at_ms: int
+    grace_ms: int
+    extensions_left: int
+    on_expiry: str
+    charged: int | None
+    settled_by: str | None
+    finalized_at_ms: int | None
+    committed_metadata: str | None
+
+
+COLUMNS = ", ".join(Reservation._fields)
+
+
+def refuse_settled(row: Reservation) -> None:
+    """Refuse to settle or extend what has left ACTIVE.
+
+    Raises:
+        Refusal: 410 RESERVATION_EXPIRED or 409 RESERVATION_FINALIZED.
+    """
+    if row.state == "EXPIRED":
+        raise expired(row.reservation_id)
+    if row.state != "ACTIVE":
+        raise Refusal(409, "RESERVATION_FINALIZED", f"Reservation {row.reservation_id} is already {row.state.lower()}.")
+
+
+def expired(reservation_id: str) -> Refusal:
+    """Say that the lease and its grace have passed."""
+    return Refusal(410, "RESERVATION_EXPIRED", f"Reservation {reservation_id} has expired.")
+
+
+def wire(row: Reservation, *, detailed: bool) -> dict[str, Any]:
+    """Show a reservation as the protocol does; ``detailed`` adds what only the single view carries."""
+    body: dict[str, Any] = {
+        "reservation_id": row.reservation_id,
+        "status": row.state,
+        "idempotency_key": row.idempotency_key,
+        "subject": json.loads(row.subject),
+        "action": json.loads(row.action),
+        "reserved": {"unit": row.unit, "amount": row.estimate},
+        "created_at_ms": row.created_at_ms,
+        "expires_at_ms": row.expires_at_ms,
+        "scope_path": row.scope_path,
+        "affected_scopes": json.loads(row.affected_scopes),
+    }
+    if row.finalized_at_ms is not None:
+        body["finalized_at_ms"] = row.finalized_at_ms
+    if row.charged is not None:
+        body["committed"] = {"unit": row.unit, "amount": row.charged}
+    if detailed and row.metadata is not None:
+        body["metadata"] = json.loads(row.metadata)
+    if detailed and row.committed_metadata is not None:
+        body["committed_metadata"] = json.loads(row.committed_metadata)
+    return body

@@ -1,0 +1,140 @@
+"""The ledger file's tables, and the migrations that lead to them.
+
+Migrations are functions appended to ``MIGRATIONS`` and never edited once released; ``PRAGMA user_version`` counts them.
+Every table is STRICT: a plain SQLite column would turn an integer past 64 bits into a float without a word.
+"""
+
+from collections.abc import Callable
+
+import apsw
+
+from budget_tools.errors import ConfigurationError
+
+APPLICATION_ID = 0x43594C31
+"""``CYL1`` in the SQLite header, so that a foreign database is not taken for a ledger."""
+
+
+def _m001_ledger(db: apsw.Connection) -> None:
+    db.execute(
+        """
+        CREATE TABLE clock (            -- one row: time never runs backwards within a ledger
+            id INTEGER PRIMARY KEY CHECK (id = 1),
+            now_ms INTEGER NOT NULL
+        ) STRICT;
+        INSERT INTO clock VALUES (1, 0);
+
+        CREATE TABLE tenants (          -- absent = unrestricted, with the protocol's defaults
+            tenant TEXT PRIMARY KEY,
+            status TEXT NOT NULL DEFAULT 'ACTIVE' CHECK (status IN ('ACTIVE', 'SUSPENDED', 'CLOSED')),
+            default_overage_policy TEXT NOT NULL DEFAULT 'ALLOW_IF_AVAILABLE'
+                CHECK (default_overage_policy IN ('REJECT', 'ALLOW_IF_AVAILABLE', 'ALLOW_WITH_OVERDRAFT')),
+            default_ttl_ms INTEGER NOT NULL DEFAULT 60000,
+            max_ttl_ms INTEGER NOT NULL DEFAULT 3600000,
+            max_extensions INTEGER NOT NULL DEFAULT 10
+        ) STRICT, WITHOUT ROWID;
+
+        CREATE TABLE budgets (
+            scope TEXT NOT NULL,
+            unit TEXT NOT NULL CHECK (unit IN ('USD_MICROCENTS', 'TOKENS', 'CREDITS', 'RISK_POINTS')),
+            tenant TEXT NOT NULL,
+            allocated INTEGER NOT NULL CHECK (allocated >= 0),
+            remaining INTEGER NOT NULL,
+            reserved INTEGER NOT NULL DEFAULT 0 CHECK (reserved >= 0),
+            spent INTEGER NOT NULL DEFAULT 0 CHECK (spent >= 0),
+            debt INTEGER NOT NULL DEFAULT 0 CHECK (debt >= 0),
+            overdraft_limit INTEGER NOT NULL DEFAULT 0 CHECK (overdraft_limit >= 0),
+            is_over_limit INTEGER NOT NULL DEFAULT 0 CHECK (is_over_limit IN (0, 1)),
+            status TEXT NOT NULL DEFAULT 'ACTIVE' CHECK (status IN ('ACTIVE', 'FROZEN', 'CLOSED')),
+            caps TEXT,                  -- JSON, the protocol's Caps
+            PRIMARY KEY (scope, unit),
+            CHECK (remaining = allocated - spent - reserved - debt)
+        ) STRICT, WITHOUT ROWID;
+
+        CREATE TABLE reservations (
+            reservation_id TEXT PRIMARY KEY,
+            tenant TEXT NOT NULL,
+            state TEXT NOT NULL CHECK (state IN ('ACTIVE', 'COMMITTED', 'RELEASED', 'EXPIRED')),
+            unit TEXT NOT NULL,
+            estimate INTEGER NOT NULL CHECK (estimate >= 0),
+            scope_path TEXT NOT NULL,
+            affected_scopes TEXT NOT NULL,   -- JSON array, root to leaf
+            budgeted_scopes TEXT NOT NULL,   -- JSON array: the scopes every later move touches
+            subject TEXT NOT NULL,
+            action TEXT NOT NULL,
+            idempotency_key TEXT NOT NULL,
+            metadata TEXT,
+            overage_policy TEXT NOT NULL,
+            created_at_ms INTEGER NOT NULL,
+            expires_at_ms INTEGER NOT NULL,
+            grace_ms INTEGER NOT NULL,
+            extensions_left INTEGER NOT NULL CHECK (extensions_left >= 0),
+            on_expiry TEXT NOT NULL DEFAULT 'release' CHECK (on_expiry IN ('release', 'charge')),
+            charged INTEGER CHECK (charged >= 0),
+            debt_incurred INTEGER,
+            settled_by TEXT CHECK (settled_by IN ('client', 'expiry')),
+            finalized_at_ms INTEGER,
+            metrics TEXT,
+            committed_metadata TEXT,
+            CHECK ((state = 'COMMITTED') = (charged IS NOT NULL)),
+            CHECK ((state = 'ACTIVE') = (settled_by IS NULL))
+        ) STRICT;
+        CREATE INDEX reservations_due ON reservations (expires_at_ms + grace_ms) WHERE state = 'ACTIVE';
+        CREATE INDEX reservations_by_creation ON reservations (tenant, created_at_ms, reservation_id);
+        CREATE INDEX reservations_by_key ON reservations (tenant, idempotency_key);
+
+        CREATE TABLE events (
+            event_id TEXT PRIMARY KEY,
+            tenant TEXT NOT NULL,
+            unit TEXT NOT NULL,
+            amount INTEGER NOT NULL CHECK (amount >= 0),
+            charged INTEGER NOT NULL CHECK (charged >= 0),
+            scope_path TEXT NOT NULL,
+            budgeted_scopes TEXT NOT NULL,
+            subject TEXT NOT NULL,
+            action TEXT NOT NULL,
+            idempotency_key TEXT NOT NULL,
+            created_at_ms INTEGER NOT NULL,
+            client_time_ms INTEGER,
+            metrics TEXT,
+            metadata TEXT
+        ) STRICT;
+
+        CREATE TABLE idempotency (       -- first answers, kept for verbatim replay
+            tenant TEXT NOT NULL,
+            endpoint TEXT NOT NULL,
+            resource TEXT NOT NULL,      -- the reservation of commit, release and extend; else ''
+            idempotency_key TEXT NOT NULL,
+            payload_sha256 BLOB NOT NULL,
+            status INTEGER NOT NULL,
+            body TEXT NOT NULL,
+            created_at_ms INTEGER NOT NULL,
+            PRIMARY KEY (tenant, endpoint, resource, idempotency_key)
+        ) STRICT, WITHOUT ROWID;
+        """
+    )
+
+
+MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (_m001_ledger,)
+
+
+def migrate(db: apsw.Connection, path: str) -> None:
+    """Bring a ledger to the newest schema; the caller holds the ledger's lock and an open write transaction.
+
+    Raises:
+        ConfigurationError: the file is another program's database, or a later version's ledger; nothing was written.
+    """
+    version = db.pragma("user_version")
+    application_id = db.pragma("application_id")
+    is_empty = db.execute("SELECT count(*) FROM sqlite_schema").get == 0
+    if application_id != APPLICATION_ID and not (is_empty and version == 0):
+        raise ConfigurationError(f"{path} is not a budget ledger: point BUDGET_DATA_DIR at another directory.")
+    if version > len(MIGRATIONS):
+        raise ConfigurationError(
+            f"{path} was written by a later version (schema {version}, this one knows {len(MIGRATIONS)}): "
+            "upgrade cycles-budget-mcp."
+        )
+    for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
+        migration(db)
+        db.pragma("user_version", number)
+    if is_empty:
+        db.pragma("application_id", APPLICATION_ID)

@@ -1,0 +1,170 @@
+"""The ledger file of one process: opening it safely, and running operations on it durably.
+
+All work goes through one connection, used by one thread at a time. ``transact`` runs a group of operations as one
+transaction, a savepoint each, so that a group pays for a single flush to the disk and a refused operation undoes only
+itself.
+
+The ledger's path is opened by SQLite alone: any other ``open`` and ``close`` of it in this process would drop
+SQLite's locks.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+
+from budget_server.authority.ledger import Ledger
+from budget_server.authority.refusals import LedgerUnavailableError
+from budget_server.authority.schema import migrate
+from budget_server.authority.turnstile import Turnstile
+from budget_tools.errors import ConfigurationError
+
+T = TypeVar("T")
+Operation = Callable[[Ledger], T]
+
+LOCK_DEADLINE_SECONDS = 4.0
+"""Shorter than the client's own patience with one attempt, so that a wait ends in an answer."""
+
+_OLDEST_SAFE_SQLITE = (3, 51, 3)  # before it, processes that share a WAL file could lose a committed transaction
+_PRAGMAS = {
+    "journal_mode": "wal",
+    "synchronous": 2,  # FULL: an answer given is on the disk
+    "fullfsync": 1,  # macOS: through the drive's cache as well
+    "checkpoint_fullfsync": 1,
+    "foreign_keys": 1,
+    "trusted_schema": 0,
+    "cell_size_check": 1,
+    "mmap_size": 0,
+}
+
+
+def wall_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class LedgerStore:
+    """An open ledger file.
+
+    Args:
+        path: the file; it and its directory are made, readable by their owner alone, where they are absent.
+        clock: gives the time in milliseconds since the epoch.
+        lock_deadline_seconds: longest wait for other processes.
+
+    Raises:
+        ConfigurationError: the place cannot be written, or the file is not a ledger this version knows.
+        LedgerUnavailableError: another process held the ledger past the deadline.
+    """
+
+    def __init__(
+        self, path: Path, *, clock: Callable[[], int] = wall_ms, lock_deadline_seconds: float = LOCK_DEADLINE_SECONDS
+    ) -> None:
+        if tuple(int(part) for part in apsw.sqlite_lib_version().split(".")) < _OLDEST_SAFE_SQLITE:
+            raise ConfigurationError(
+                f"SQLite {apsw.sqlite_lib_version()} can lose commits: install apsw 3.51.3 or newer."
+            )
+        self.path = path
+        self._clock = clock
+        _make_private(path)
+        self._turnstile = Turnstile(path, deadline_seconds=lock_deadline_seconds)
+        try:
+            self._db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW)
+            self._db.set_busy_timeout(1_000)  # beneath the turnstile, for tools that do not know it
+            with self._turnstile:
+                self._prepare()
+        except apsw.Error as exc:
+            self._turnstile.close()
+            raise ConfigurationError(f"The budget ledger {path} cannot be used: {exc}.") from exc
+        except BaseException:
+            self._turnstile.close()
+            raise
+        self._ledger = Ledger(self._db)
+
+    def _prepare(self) -> None:
+        for pragma, wanted in _PRAGMAS.items():
+            self._db.pragma(pragma, wanted)
+            if self._db.pragma(pragma) not in (wanted, None):
+                raise ConfigurationError(
+                    f"The budget ledger {self.path} does not take {pragma}={wanted}: use a directory on a local disk."
+                )
+        with self._db:
+            migrate(self._db, str(self.path))
+
+    def transact(self, operations: Sequence[Operation[T]]) -> list[T | Exception]:
+        """Run operations as one durable transaction and give each its result, or the exception that undid it.
+
+        Raises:
+            LedgerUnavailableError: none of them was written.
+        """
+        try:
+            with self._turnstile:
+                return self._run(operations)
+        except apsw.Error as exc:
+            raise LedgerUnavailableError(f"The budget ledger {self.path} could not be written: {exc}.") from exc
+
+    def _run(self, operations: Sequence[Operation[T]]) -> list[T | Exception]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            changes_before = self._db.total_changes()
+            self._ledger.begin(self._clock())
+            outcomes = [self._attempt(operation) for operation in operations]
+            if self._db.total_changes() != changes_before:
+                self._ledger.remember_time()
+            self._db.execute("COMMIT")
+        finally:
+            # COMMIT itself may fail and leave the transaction open.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        return outcomes
+
+    def _attempt(self, operation: Operation[T]) -> T | Exception:
+        try:
+            with self._db:  # a savepoint
+                outcome = operation(self._ledger)
+        except apsw.Error:
+            # The storage failed, not the operation: the whole transaction goes.
+            raise
+        except Exception as exc:
+            return exc
+        return outcome
+
+    def run(self, operation: Operation[T]) -> T:
+        """Run one operation in a transaction of its own.
+
+        Raises:
+            Refusal: the operation refused; nothing was written.
+            LedgerUnavailableError: nothing was written.
+        """
+        (outcome,) = self.transact([operation])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def close(self) -> None:
+        """Close the file; the last process to leave folds the WAL into it."""
+        try:
+            with self._turnstile:
+                self._db.close()
+        except LedgerUnavailableError:
+            self._db.close()
+        finally:
+            self._turnstile.close()
+
+
+def _make_private(path: Path) -> None:
+    """Make the directory 0700 and an empty file 0600 before SQLite opens it: its WAL then inherits the mode."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    except FileExistsError:
+        if not path.parent.is_dir():
+            raise ConfigurationError(f"{path.parent} is not a directory: set BUDGET_DATA_DIR to one.") from None
+        return
+    except OSError as exc:
+        raise ConfigurationError(
+            f"The data directory {path.parent} cannot be written ({exc.strerror}): set BUDGET_DATA_DIR to one that can."
+        ) from exc
+    os.close(fd)

@@ -1,0 +1,98 @@
+"""A fair lock between processes that share one ledger file.
+
+SQLite's own waiting starves: of eight saturated writers one may do all the work while another waits for seconds. Here a
+writer first takes the *gate*, and only the holder of the gate may wait for the *lock*; it passes the gate on once it
+has the lock. So everyone waits for at most the writers that came before. Both are advisory locks on small files
+beside the ledger, which the kernel drops when their process dies.
+"""
+
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from budget_server.authority.refusals import LedgerUnavailableError
+
+GATE_POLL_SECONDS = 0.0003
+LOCK_POLL_SECONDS = 0.00005
+
+if sys.platform == "win32":  # pragma: no cover - not tried on Windows
+    import msvcrt
+
+    def _try_lock(fd: int) -> bool:
+        os.lseek(fd, 0, os.SEEK_SET)
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+    def _unlock(fd: int) -> None:
+        os.lseek(fd, 0, os.SEEK_SET)
+        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _try_lock(fd: int) -> bool:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _unlock(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+class Turnstile:
+    """A context manager around every transaction, checkpoint and migration of one ledger.
+
+    Args:
+        ledger_path: the ledger; the lock files stand beside it.
+        deadline_seconds: longest wait before giving up.
+    """
+
+    def __init__(self, ledger_path: Path, *, deadline_seconds: float) -> None:
+        self._deadline_seconds = deadline_seconds
+        self._gate = _open(ledger_path.with_name(ledger_path.name + ".gate"))
+        self._lock = _open(ledger_path.with_name(ledger_path.name + ".lock"))
+
+    def __enter__(self) -> None:
+        """Wait for our turn.
+
+        Raises:
+            LedgerUnavailableError: another process held the ledger past the deadline; nothing was written.
+        """
+        deadline = time.monotonic() + self._deadline_seconds
+        self._acquire(self._gate, GATE_POLL_SECONDS, deadline)
+        try:
+            self._acquire(self._lock, LOCK_POLL_SECONDS, deadline)
+        finally:
+            _unlock(self._gate)
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Let the next one in."""
+        _unlock(self._lock)
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        os.close(self._gate)
+        os.close(self._lock)
+
+    def _acquire(self, fd: int, poll_seconds: float, deadline: float) -> None:
+        while not _try_lock(fd):
+            if time.monotonic() > deadline:
+                raise LedgerUnavailableError(
+                    f"The budget ledger was busy for {self._deadline_seconds:g} s: another process holds it; try again."
+                )
+            # Uneven steps keep waiters from polling in lockstep.
+            time.sleep(poll_seconds * (0.5 + random.random()))  # noqa: S311 - not a secret
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

@@ -1,0 +1,25 @@
+"""How a tool answers: a structured result for programs, and the same facts in a short text for a model to read."""
+
+from mcp_types import CallToolResult, TextContent
+from pydantic import BaseModel
+
+from budget_tools.errors import BudgetError
+
+
+def answer(result: BaseModel, text: str) -> CallToolResult:
+    """Answer with a result and its text.
+
+    Some hosts show their model only the structured result, others only the text: both must say what it needs.
+    """
+    return CallToolResult(
+        content=[TextContent(type="text", text=text)], structured_content=result.model_dump(mode="json")
+    )
+
+
+def failure(error: BudgetError) -> CallToolResult:
+    """Answer with an error: a stable code and one sentence."""
+    return CallToolResult(
+        content=[TextContent(type="text", text=f"{error.code}: {error.message}")],
+        structured_content={"code": error.code, "message": error.message},
+        is_error=True,
+    )

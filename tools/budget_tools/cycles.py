@@ -1,0 +1,112 @@
+"""Reading the budget authority's answers: a body, a denial, or an error with one clear sentence.
+
+Bodies are read field by field rather than through the client library's models, which refuse fields that current
+authorities send.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runcycles import AsyncCyclesClient, CyclesResponse
+
+from budget_tools.errors import AuthorityError, AuthorityUnavailableError
+from budget_tools.money import Money
+from budget_tools.subjects import Subject
+
+DENIALS = frozenset(
+    {
+        "BUDGET_EXCEEDED",
+        "BUDGET_FROZEN",
+        "BUDGET_CLOSED",
+        "DEBT_OUTSTANDING",
+        "OVERDRAFT_LIMIT_EXCEEDED",
+        "TENANT_CLOSED",
+    }
+)
+"""Protocol error codes that say no for want of budget; every other code says that something is wrong."""
+
+_NO_BUDGET = "BUDGET_NOT_FOUND"
+
+_HINTS = {
+    _NO_BUDGET: "No budget is set for this subject: a person sets one (BUDGET_USD for this server's own ledger).",
+    "BUDGET_EXCEEDED": "Ask for less, settle or release what is still reserved, or have a person raise the budget.",
+    "BUDGET_FROZEN": "A person froze this budget; only they can unfreeze it.",
+    "BUDGET_CLOSED": "This budget is closed; use another subject.",
+    "DEBT_OUTSTANDING": "Earlier spending left a debt; a person has to fund the budget first.",
+    "OVERDRAFT_LIMIT_EXCEEDED": "This budget is over its limit; a person has to fund it first.",
+    "TENANT_CLOSED": "This tenant is closed; nothing can be spent.",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Denial:
+    """Budget was refused; nothing is held."""
+
+    reason_code: str
+    message: str
+    hint: str
+    retry_after_ms: int | None = None
+
+
+def denial_of(response: CyclesResponse) -> Denial | None:
+    """Tell a denial from other answers; a 404 of a reserve means that no scope of the subject has a budget."""
+    body = response.body or {}
+    if response.is_success:
+        if body.get("decision") != "DENY":
+            return None
+        reason, message = str(body.get("reason_code") or "DENIED"), "The budget does not allow this."
+    elif response.status == 404:
+        reason, message = _NO_BUDGET, str(body.get("message") or "No budget was found.")
+    elif body.get("error") in DENIALS:
+        reason, message = str(body["error"]), str(body.get("message") or "The budget does not allow this.")
+    else:
+        return None
+    hint = _HINTS.get(reason, "Ask for less, or have a person look at the budget.")
+    return Denial(reason_code=reason, message=message, hint=hint, retry_after_ms=body.get("retry_after_ms"))
+
+
+def body_of(response: CyclesResponse, doing: str) -> dict[str, Any]:
+    """Give the body of a success.
+
+    Args:
+        response: the authority's answer.
+        doing: what was asked, to begin the sentence of an error: ``"commit reservation r-1"``.
+
+    Raises:
+        AuthorityUnavailableError: no definite answer; the same idempotency key may be sent again.
+        AuthorityError: a definite refusal; nothing was written.
+    """
+    if response.is_success and response.body is not None:
+        return response.body
+    body = response.body or {}
+    if response.is_transport_error or response.status >= 500:
+        reason = body.get("message") or "it cannot be reached"
+        raise AuthorityUnavailableError(
+            f"The budget authority gave no definite answer to {doing}: {reason}", status=response.status
+        )
+    code = str(body.get("error") or f"HTTP_{response.status}")
+    if response.status in (401, 403):
+        raise AuthorityError(
+            f"The budget authority refused the credentials for {doing} ({code}): check CYCLES_API_KEY and CYCLES_TENANT.",
+            code=code,
+            status=response.status,
+        )
+    message = body.get("message") or response.error_message or "no reason given"
+    raise AuthorityError(f"Could not {doing}: {message}", code=code, status=response.status)
+
+
+def tightest(balances: Iterable[Mapping[str, Any]], unit: str) -> Money | None:
+    """Give the least that remains over the budgets of one subject, which is all that it can still reserve."""
+    amounts = [int(row["remaining"]["amount"]) for row in balances if row["remaining"]["unit"] == unit]
+    return Money.of(min(amounts), unit) if amounts else None
+
+
+async def remaining(client: AsyncCyclesClient, subject: Subject, unit: str) -> Money | None:
+    """Ask what a subject can still reserve in a unit; ``None`` where none of its scopes has a budget.
+
+    Raises:
+        AuthorityError: the balances cannot be read.
+    """
+    body = body_of(await client.get_balances(tenant=subject.tenant), "read balances")
+    return tightest(subject.own_balances(body.get("balances", []), unit), unit)

@@ -1,0 +1,32 @@
+"""Scope derivation: from a subject to the paths whose budgets it draws on (Cycles v0, SCOPE DERIVATION).
+
+A path is literal. A subject that names a workspace does not reach a budget whose path has none.
+"""
+
+import re
+from collections.abc import Mapping
+
+LEVELS = ("tenant", "workspace", "app", "workflow", "agent", "toolset")
+"""The levels of a subject, root first: the canonical order of every path."""
+
+LEVEL_VALUE = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
+"""What a level may hold. The reference server refuses anything else, so that ``:`` and ``/`` stay separators."""
+
+
+def derive_scopes(subject: Mapping[str, object]) -> tuple[str, ...]:
+    """Derive the affected scope paths, root to leaf; absent levels are skipped, values are lower-cased.
+
+    ``{"tenant": "acme", "agent": "Bot"}`` gives ``("tenant:acme", "tenant:acme/agent:bot")``.
+    """
+    paths: list[str] = []
+    for level in LEVELS:
+        value = subject.get(level)
+        if isinstance(value, str) and value:
+            segment = f"{level}:{value.lower()}"
+            paths.append(f"{paths[-1]}/{segment}" if paths else segment)
+    return tuple(paths)
+
+
+def leaf(scope_path: str) -> str:
+    """Give the last segment of a path, which balances show as their ``scope``."""
+    return scope_path.rpartition("/")[2]

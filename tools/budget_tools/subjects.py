@@ -1,0 +1,61 @@
+"""Who spends: the subject of this server, narrowed by what a call names."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from budget_tools.errors import InvalidArgumentError
+from budget_tools.scopes import LEVEL_VALUE, LEVELS, derive_scopes
+
+
+class SubjectArgument(BaseModel):
+    """Narrows whose budget is drawn on; what is left out stays as this server is configured."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    workspace: str = ""
+    app: str = ""
+    workflow: str = ""
+    agent: str = ""
+    toolset: str = ""
+    dimensions: dict[str, str] = Field(default_factory=dict, description="Free labels for reports; they move no budget.")
+
+
+class Subject:
+    """A complete protocol subject: it always names the tenant, without which no real authority finds a budget."""
+
+    def __init__(self, levels: Mapping[str, str], dimensions: Mapping[str, str] | None = None) -> None:
+        self.levels = {level: levels[level] for level in LEVELS if levels.get(level)}
+        self.dimensions = dict(dimensions or {})
+        assert "tenant" in self.levels, "a subject always names its tenant"
+
+    @property
+    def tenant(self) -> str:
+        """The isolation boundary that everything below belongs to."""
+        return self.levels["tenant"]
+
+    def narrowed(self, argument: SubjectArgument | None) -> "Subject":
+        """Apply a call's own levels over these.
+
+        Raises:
+            InvalidArgumentError: a level holds what no scope path can.
+        """
+        if argument is None:
+            return self
+        given = argument.model_dump(exclude={"dimensions"}, exclude_defaults=True)
+        for level, value in given.items():
+            if not LEVEL_VALUE.fullmatch(value):
+                raise InvalidArgumentError(
+                    f"subject.{level} must be 1 to 128 letters, digits, '_', '.' or '-': correct it or leave it out."
+                )
+        return Subject({**self.levels, **given}, {**self.dimensions, **argument.dimensions})
+
+    def wire(self) -> dict[str, Any]:
+        """Give the protocol's Subject."""
+        return {**self.levels, **({"dimensions": self.dimensions} if self.dimensions else {})}
+
+    def own_balances(self, balances: Iterable[Mapping[str, Any]], unit: str) -> list[Mapping[str, Any]]:
+        """Keep the balances that spending by this subject in this unit draws on."""
+        scopes = set(derive_scopes(self.levels))
+        return [row for row in balances if row["scope_path"] in scopes and row["remaining"]["unit"] == unit]
