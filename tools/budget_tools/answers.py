@@ -1,6 +1,6 @@
 """How a tool answers: a structured result for programs, and the same facts in a short text for a model to read."""
 
-from mcp_types import CallToolResult, TextContent
+from mcp.types import CallToolResult, TextContent
 from pydantic import BaseModel
 
 from budget_tools.errors import BudgetError

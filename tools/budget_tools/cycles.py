@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runcycles import AsyncCyclesClient, CyclesResponse
+from runcycles import AsyncCyclesClient, CyclesProtocolError, CyclesResponse
 
 from budget_tools.errors import AuthorityError, AuthorityUnavailableError
 from budget_tools.money import Money
@@ -44,26 +44,43 @@ class Denial:
     """Budget was refused; nothing is held."""
 
     reason_code: str
-    message: str
     hint: str
     retry_after_ms: int | None = None
 
 
 def denial_of(response: CyclesResponse) -> Denial | None:
-    """Tell a denial from other answers; a 404 of a reserve means that no scope of the subject has a budget."""
+    """Tell a denial of a reserve from its other answers."""
     body = response.body or {}
     if response.is_success:
-        if body.get("decision") != "DENY":
-            return None
-        reason, message = str(body.get("reason_code") or "DENIED"), "The budget does not allow this."
-    elif response.status == 404:
-        reason, message = _NO_BUDGET, str(body.get("message") or "No budget was found.")
-    elif body.get("error") in DENIALS:
-        reason, message = str(body["error"]), str(body.get("message") or "The budget does not allow this.")
+        is_denied, code = body.get("decision") == "DENY", str(body.get("reason_code") or "DENIED")
     else:
-        return None
+        is_denied, code = response.status == 404 or body.get("error") in DENIALS, str(body.get("error"))
+    return _denial(response.status, code, body.get("retry_after_ms")) if is_denied else None
+
+
+def denial_from(error: CyclesProtocolError) -> Denial | None:
+    """Tell a denial from the other errors that a stream reservation raises when it is entered."""
+    is_denied = error.status in (200, 404) or error.error_code in DENIALS
+    code = error.error_code or error.reason_code or "DENIED"
+    return _denial(error.status, code, error.retry_after_ms) if is_denied else None
+
+
+def _denial(status: int, code: str, retry_after_ms: int | None) -> Denial:
+    # A 404 of a reserve means that no scope of the subject has a budget.
+    reason = _NO_BUDGET if status == 404 else code
     hint = _HINTS.get(reason, "Ask for less, or have a person look at the budget.")
-    return Denial(reason_code=reason, message=message, hint=hint, retry_after_ms=body.get("retry_after_ms"))
+    return Denial(reason_code=reason, hint=hint, retry_after_ms=retry_after_ms)
+
+
+def error_from(error: CyclesProtocolError, doing: str) -> AuthorityError:
+    """Translate what a stream reservation raises where it is no denial."""
+    if error.status < 0 or error.status >= 500:
+        return AuthorityUnavailableError(
+            f"The budget authority gave no definite answer to {doing}: {error}", status=error.status
+        )
+    return AuthorityError(
+        f"Could not {doing}: {error}", code=error.error_code or "AUTHORITY_ERROR", status=error.status
+    )
 
 
 def body_of(response: CyclesResponse, doing: str) -> dict[str, Any]:
@@ -88,7 +105,8 @@ def body_of(response: CyclesResponse, doing: str) -> dict[str, Any]:
     code = str(body.get("error") or f"HTTP_{response.status}")
     if response.status in (401, 403):
         raise AuthorityError(
-            f"The budget authority refused the credentials for {doing} ({code}): check CYCLES_API_KEY and CYCLES_TENANT.",
+            f"The budget authority refused the credentials to {doing} ({code}): "
+            "check CYCLES_API_KEY and CYCLES_TENANT.",
             code=code,
             status=response.status,
         )

@@ -19,7 +19,9 @@ class SubjectArgument(BaseModel):
     workflow: str = ""
     agent: str = ""
     toolset: str = ""
-    dimensions: dict[str, str] = Field(default_factory=dict, description="Free labels for reports; they move no budget.")
+    dimensions: dict[str, str] = Field(
+        default_factory=dict, description="Free labels for reports; they move no budget."
+    )
 
 
 class Subject:

@@ -1,7 +1,8 @@
 """How many input tokens a request has, without asking the API.
 
 Three figures, none of them exact: a bound that no tokenizer passes, an estimate of what is likely, and the margin that
-the API's own count deserves. They count what reaches the model: ``system``, ``tools``, ``messages`` and ``output_config``.
+the API's own count deserves. They count what reaches the model: ``system``, ``tools``, ``messages`` and
+``output_config``.
 """
 
 import json
@@ -57,7 +58,7 @@ def likely_input_tokens(request: Mapping[str, Any]) -> int:
 
 
 def with_margin(counted: int) -> int:
-    """Raise a count of the API's count endpoint to a figure that the billed input does not pass: 2 % and 64 tokens more.
+    """Raise a count of the API's count endpoint by 2 % and 64 tokens, so that the billed input does not pass it.
 
     Raises:
         InvalidArgumentError: the count is not a whole number, or negative.
@@ -70,15 +71,8 @@ def with_margin(counted: int) -> int:
 def _measure(request: Mapping[str, Any]) -> tuple[int, int]:
     """Return the bytes of the request's text as JSON, and how many images stand beside it."""
     counted = {name: request[name] for name in _COUNTED_FIELDS if request.get(name) is not None}
-    images = 0
-    if isinstance(counted.get("messages"), list | tuple):
-        messages = []
-        for message in counted["messages"]:
-            kept, found = _without_images(message)
-            messages.append(kept)
-            images += found
-        counted["messages"] = messages
     try:
+        counted["messages"], images = _without_images_in(counted.get("messages"))
         text = json.dumps(counted, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return len(text.encode()), images
     except UnicodeEncodeError as exc:
@@ -91,44 +85,42 @@ def _measure(request: Mapping[str, Any]) -> tuple[int, int]:
         raise InvalidArgumentError("The request holds values that JSON cannot carry, so it cannot be counted.") from exc
 
 
-def _without_images(holder: Any) -> tuple[Any, int]:  # noqa: ANN401 - a message or block as the host sent it
+def _without_images(block: Any) -> tuple[Any, int]:  # noqa: ANN401 - a message or block as the host sent it
     """Copy a message or block with its images' data taken out, and count them.
 
     Only places where the API reads content blocks are walked. What merely looks like an image elsewhere, in a tool's
     input for instance, is text to the API and is counted as text.
     """
-    if not isinstance(holder, Mapping):
-        return holder, 0
-    if holder.get("type") == "image":
-        return {"type": "image"}, 1
-    if holder.get("type") == "document":
-        return _without_images_in_document(holder)
-    if holder.get("type") not in (None, "tool_result") or not isinstance(holder.get("content"), list | tuple):
-        return holder, 0
-    return _without_images_in_content(holder)
+    if not isinstance(block, Mapping):
+        return block, 0
+    match block.get("type"):
+        case "image":
+            return {"type": "image"}, 1
+        case "document":
+            return _without_images_in_document(block)
+        case None | "tool_result":
+            kept, images = _without_images_in(block.get("content"))
+            return {**block, "content": kept}, images
+        case _:
+            return block, 0
 
 
-def _without_images_in_document(block: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    source = block.get("source")
-    kind = source.get("type") if isinstance(source, Mapping) else None
-    if kind == "text":
-        return dict(block), 0
-    if kind == "content" and isinstance(source, Mapping):
-        kept, images = _without_images_in_content(source)
-        return {**block, "source": kept}, images
-    raise InvalidArgumentError(
-        "A PDF or a document by reference cannot be bounded without the API's token count: give its text instead, "
-        "give the number of input tokens, or set ANTHROPIC_API_KEY."
-    )
+def _without_images_in_document(block: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
+    match block.get("source"):
+        case {"type": "text"}:
+            return block, 0
+        case {"type": "content", "content": content, **rest}:
+            kept, images = _without_images_in(content)
+            return {**block, "source": {**rest, "content": kept}}, images
+        case _:
+            raise InvalidArgumentError(
+                "A PDF or a document by reference cannot be bounded without the API's token count: give its text "
+                "instead, give the number of input tokens, or set ANTHROPIC_API_KEY."
+            )
 
 
-def _without_images_in_content(holder: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    content = holder.get("content")
+def _without_images_in(content: Any) -> tuple[Any, int]:  # noqa: ANN401 - text or a list, as the host sent it
     if not isinstance(content, list | tuple):
-        return dict(holder), 0
-    kept_blocks, images = [], 0
-    for block in content:
-        kept, found = _without_images(block)
-        kept_blocks.append(kept)
-        images += found
-    return {**holder, "content": kept_blocks}, images
+        return content, 0
+    walked = [_without_images(block) for block in content]
+    return [kept for kept, _ in walked], sum(images for _, images in walked)

@@ -1,0 +1,32 @@
+"""The entry point: without arguments the MCP server on stdio, otherwise the command line."""
+
+import logging
+import sys
+
+from budget_tools.errors import ConfigurationError
+
+
+def main() -> None:
+    """Run ``cycles-budget-mcp``."""
+    # Before the SDK configures logging itself. Standard output belongs to the protocol.
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    if len(sys.argv) > 1:
+        from budget_server.cli import app  # here: a host that starts the server never needs the command line
+
+        app(prog_name="cycles-budget-mcp")
+        return
+    try:
+        from budget_server.settings import read_settings
+        from budget_server.transports import serve_stdio
+
+        code = serve_stdio(read_settings())
+    except ConfigurationError as exc:
+        sys.stderr.write(f"cycles-budget-mcp: {exc.message}\n")
+        code = 2
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

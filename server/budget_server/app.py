@@ -1,0 +1,96 @@
+"""The MCP server: the one list of what is exposed, and how bad input is answered."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from budget_tools.toolkit import Toolkit
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
+from mcp.types import CallToolResult, InputRequiredResult
+from pydantic import ValidationError
+
+from budget_tools import commit_usage, delegate_to_claude, delegation_status, estimate_cost, reserve_budget
+from budget_tools.answers import failure
+from budget_tools.errors import BudgetError, InvalidArgumentError
+
+DISTRIBUTION = "cycles-budget-mcp"
+
+TOOLS: tuple[Tool, ...] = (
+    estimate_cost.TOOL,
+    reserve_budget.TOOL,
+    commit_usage.TOOL,
+    delegate_to_claude.TOOL,
+    delegation_status.TOOL,
+)
+
+INSTRUCTIONS = (
+    "Spend money safely. Before work that costs: estimate_cost tells the price, reserve_budget holds the money, "
+    "commit_usage settles with what was really used. delegate_to_claude hands a whole task to a Claude sub-agent that "
+    "cannot overspend. A DENY holds nothing: do not spend then."
+)
+
+
+class BudgetServer(MCPServer[Toolkit]):
+    """An MCP server whose refusals are one clear sentence with a stable code."""
+
+    def __init__(self, toolkit: Toolkit) -> None:
+        self._arguments = {tool.name: frozenset(tool.parameters.get("properties", {})) for tool in TOOLS}
+
+        @asynccontextmanager
+        async def lifespan(_: MCPServer[Toolkit]) -> AsyncIterator[Toolkit]:
+            # Entered once per connection on some transports: what the process owns is made and closed elsewhere.
+            yield toolkit
+
+        super().__init__(
+            DISTRIBUTION,
+            title="Cycles budget",
+            instructions=INSTRUCTIONS,
+            version=version(DISTRIBUTION),
+            tools=list(TOOLS),
+            lifespan=lifespan,
+            log_level="WARNING",
+        )
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Toolkit, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """Call a tool; anticipated failures become an error result with a code and one sentence."""
+        try:
+            self._refuse_unknown(name, arguments)
+            return await super().call_tool(name, arguments, context)
+        except BudgetError as exc:
+            return failure(exc)
+        except ToolError as exc:
+            cause = exc.__cause__
+            if isinstance(cause, BudgetError):
+                return failure(cause)
+            if isinstance(cause, ValidationError):
+                return failure(_first_problem(cause))
+            raise
+
+    def _refuse_unknown(self, name: str, arguments: dict[str, Any]) -> None:
+        """Refuse arguments the tool does not have: the SDK drops them, and a mistyped cap would not cap."""
+        known = self._arguments.get(name)
+        if known is None:
+            raise InvalidArgumentError(f"There is no tool {name!r}: the tools are {', '.join(self._arguments)}.")
+        unknown = sorted(set(arguments) - known)
+        if unknown:
+            raise InvalidArgumentError(
+                f"{name} has no argument {', '.join(map(repr, unknown))}: its arguments are {', '.join(sorted(known))}."
+            )
+
+
+def _first_problem(error: ValidationError) -> InvalidArgumentError:
+    """Put the first of pydantic's findings into one sentence, without echoing what was sent."""
+    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "the arguments"
+    what = problem["msg"].removeprefix("Value error, ")
+    return InvalidArgumentError(f"{where}: {what[:1].lower()}{what[1:].rstrip('.')}.")
+
+
+def create_server(toolkit: Toolkit) -> BudgetServer:
+    """Build the server over a process's services; the caller owns and closes them."""
+    return BudgetServer(toolkit)

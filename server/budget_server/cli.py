@@ -1,0 +1,52 @@
+"""The command line; without arguments the program is an MCP server on stdio (``__main__``)."""
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from budget_tools.errors import ConfigurationError
+
+app = typer.Typer(
+    help="Let an MCP host spend money safely. Without a command: the MCP server on standard input and output.",
+    no_args_is_help=False,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"cycles-budget-mcp {version('cycles-budget-mcp')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """Let an MCP host spend money safely."""
+
+
+@app.command()
+def serve() -> None:
+    """Serve MCP on standard input and output, as the program does without a command."""
+    from budget_server.settings import read_settings
+    from budget_server.transports import serve_stdio
+
+    try:
+        code = serve_stdio(read_settings())
+    except ConfigurationError as exc:
+        typer.echo(f"cycles-budget-mcp: {exc.message}", err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(code)
+
+
+@app.command()
+def demo() -> None:
+    """Show the whole job end to end: a client, this server, a budget, and a sub-agent that stops at its end."""
+    from budget_server.demo.tour import main
+
+    raise typer.Exit(main())

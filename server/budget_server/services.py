@@ -1,0 +1,149 @@
+"""The composition root: builds what the tools ask for, once per process, each part when it is first needed.
+
+It stands outside any connection's lifespan, because the SDK enters that once per SSE client.
+"""
+
+import logging
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from budget_server.authority.budgets import allocate_first
+from budget_server.authority.store import LedgerStore
+from budget_server.settings import Settings
+from budget_tools.errors import ConfigurationError
+from budget_tools.money import USD_MICROCENTS, format_usd
+from budget_tools.subjects import Subject
+
+if TYPE_CHECKING:
+    from runcycles import AsyncCyclesClient, CyclesConfig
+
+    from budget_tools.delegation.claude import Claude
+    from budget_tools.delegation.runner import DelegationRunner
+    from budget_tools.delegation.toolbox import Toolbox
+    from budget_tools.pricing import PriceBook
+
+logger = logging.getLogger(__name__)
+
+LEDGER_FILE = "ledger.sqlite3"
+JOURNAL_DIRECTORY = "commit-journal"
+
+EMBEDDED_TIMEOUT_SECONDS = 0.1
+"""What the client library reserves for one attempt; its heartbeat derives its lead from it."""
+
+
+class Services:
+    """Everything a tool may ask of this process (the tools' ``Toolkit``).
+
+    Raises:
+        ConfigurationError: the ledger or the tools file cannot be used; said at start, not at the first call.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.subject: Subject = settings.subject
+        self.default_model: str = settings.budget_model
+        self.has_claude: bool = bool(settings.anthropic_api_key.get_secret_value())
+        self._store = None if settings.is_remote else _open_ledger(settings)
+        if settings.budget_subagent_servers is not None:
+            _ = self.toolbox
+
+    @cached_property
+    def cycles(self) -> "AsyncCyclesClient":
+        """The budget authority."""
+        if self._store is None:
+            from runcycles import AsyncCyclesClient  # here: an import of 200 ms that no start should wait for
+
+            return AsyncCyclesClient(self._cycles_config)
+        from budget_server.authority.client import EmbeddedCyclesClient
+        from budget_server.authority.writer import Writer
+
+        return EmbeddedCyclesClient(Writer(self._store), self._cycles_config)
+
+    @property
+    def _cycles_config(self) -> "CyclesConfig":
+        from runcycles import CyclesConfig
+
+        levels = self.subject.levels
+        config = CyclesConfig(
+            base_url=self._settings.cycles_base_url or f"embedded://{LEDGER_FILE}",
+            api_key=self._settings.cycles_api_key.get_secret_value() or "embedded",
+            tenant=levels["tenant"],
+            workspace=levels.get("workspace"),
+            app=levels.get("app"),
+            workflow=levels.get("workflow"),
+            agent=levels.get("agent"),
+            toolset=levels.get("toolset"),
+            journal_dir=str(self._settings.budget_data_dir / JOURNAL_DIRECTORY),
+        )
+        if not self._settings.is_remote:
+            config.connect_timeout = config.read_timeout = EMBEDDED_TIMEOUT_SECONDS
+        return config
+
+    @cached_property
+    def prices(self) -> "PriceBook":
+        """The prices in force."""
+        from budget_tools.pricing import PriceBook
+
+        return PriceBook.load(self._settings.budget_prices)
+
+    @cached_property
+    def claude(self) -> "Claude":
+        """The gated Messages client.
+
+        Raises:
+            ConfigurationError: no API key is set.
+        """
+        if not self.has_claude:
+            raise ConfigurationError(
+                "ANTHROPIC_API_KEY is not set, so nothing can be delegated: "
+                "add it to this server's environment and restart."
+            )
+        from budget_tools.delegation.claude import Claude  # imports anthropic, about a second
+
+        return Claude(
+            api_key=self._settings.anthropic_api_key.get_secret_value(), base_url=self._settings.anthropic_base_url
+        )
+
+    @cached_property
+    def toolbox(self) -> "Toolbox":
+        """The MCP servers whose tools a delegation may be given."""
+        from budget_tools.delegation.toolbox import Toolbox
+
+        return Toolbox.load(self._settings.budget_subagent_servers)
+
+    @cached_property
+    def delegations(self) -> "DelegationRunner":
+        """The delegations of this process."""
+        from budget_tools.delegation.runner import DelegationRunner
+
+        return DelegationRunner(cycles=self.cycles, claude=self.claude, prices=self.prices, toolbox=self.toolbox)
+
+    async def aclose(self) -> None:
+        """Settle what runs, then close everything that was opened."""
+        made = self.__dict__
+        if "delegations" in made:
+            await self.delegations.aclose()
+        if "toolbox" in made:
+            await self.toolbox.aclose()
+        if "claude" in made:
+            await self.claude.aclose()
+        if "cycles" in made:
+            await self.cycles.aclose()
+        elif self._store is not None:
+            self._store.close()
+
+
+def _open_ledger(settings: Settings) -> LedgerStore:
+    store = LedgerStore(settings.budget_data_dir / LEDGER_FILE)
+    amount = settings.budget_usd
+    if amount is not None:
+        tenant = settings.subject.tenant
+        before = store.run(lambda ledger: allocate_first(ledger.db, tenant=tenant, unit=USD_MICROCENTS, amount=amount))
+        if before is not None and before != amount:
+            logger.warning(
+                "BUDGET_USD=%s is ignored: this ledger already has a budget of %s USD, in %s",
+                format_usd(amount),
+                format_usd(before),
+                store.path,
+            )
+    return store

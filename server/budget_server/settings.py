@@ -1,0 +1,95 @@
+"""Every setting of this server, read once from the environment, and documented where it stands."""
+
+from pathlib import Path
+from typing import Annotated
+
+import platformdirs
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from budget_tools.errors import ConfigurationError, InvalidArgumentError
+from budget_tools.money import parse_usd
+from budget_tools.scopes import LEVEL_VALUE, LEVELS
+from budget_tools.subjects import Subject
+
+LOCAL_TENANT = "local"
+"""The tenant of an embedded ledger where ``CYCLES_TENANT`` names none."""
+
+
+def _dollars(value: object) -> int | None:
+    try:
+        return None if value is None else parse_usd(value, name="it")
+    except InvalidArgumentError as exc:
+        raise ValueError(exc.message) from exc
+
+
+class Settings(BaseSettings):
+    """The environment variables of this server; each field's name in capitals is the variable's.
+
+    Hosts often pass an empty string for what a person left blank: that counts as not set.
+    """
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    cycles_base_url: str = Field("", description="A Cycles server; without it, budgets live in this machine's ledger.")
+    cycles_api_key: SecretStr = Field(SecretStr(""), description="API key of that server.")
+    cycles_tenant: str = Field("", description="Tenant that spends; required with CYCLES_BASE_URL, else 'local'.")
+    cycles_workspace: str = Field("", description="Workspace that spends, if any.")
+    cycles_app: str = Field("", description="App that spends, if any.")
+    cycles_workflow: str = Field("", description="Workflow that spends, if any.")
+    cycles_agent: str = Field("", description="Agent that spends, if any.")
+    cycles_toolset: str = Field("", description="Toolset that spends, if any.")
+
+    anthropic_api_key: SecretStr = Field(SecretStr(""), description="Key of the Claude API, for delegate_to_claude.")
+    anthropic_base_url: str = Field("https://api.anthropic.com", description="Where the Claude API is.")
+
+    budget_usd: Annotated[int | None, BeforeValidator(_dollars)] = Field(
+        None, description="First budget of a new ledger, in dollars such as 5 or 0.50; ignored once there is one."
+    )
+    budget_data_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("cycles-budget-mcp", appauthor=False),
+        description="Directory of the ledger and of what must survive a crash.",
+    )
+    budget_model: str = Field("claude-sonnet-5-5", description="Model of a delegation that names none.")
+    budget_subagent_servers: Path | None = Field(
+        None, description="mcpServers JSON file: the MCP servers whose tools a delegation may be given."
+    )
+    budget_prices: Path | None = Field(None, description="TOML file of prices that override the built-in ones.")
+
+    @field_validator(*(f"cycles_{level}" for level in LEVELS))
+    @classmethod
+    def _level(cls, value: str) -> str:
+        if value and not LEVEL_VALUE.fullmatch(value):
+            raise ValueError("must be 1 to 128 letters, digits, '_', '.' or '-'")
+        return value
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether budgets live on a Cycles server."""
+        return bool(self.cycles_base_url)
+
+    @property
+    def subject(self) -> Subject:
+        """Who spends."""
+        levels = {level: str(getattr(self, f"cycles_{level}")) for level in LEVELS}
+        return Subject({**levels, "tenant": levels["tenant"] or LOCAL_TENANT})
+
+
+def read_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        ConfigurationError: one sentence naming the variable, without its value.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as exc:
+        error = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+        variable = str(error["loc"][0]).upper()
+        problem = error["msg"].removeprefix("Value error, ").removeprefix("it ")
+        raise ConfigurationError(f"{variable} is wrong: {problem}") from None
+    if settings.is_remote and not settings.cycles_api_key.get_secret_value():
+        raise ConfigurationError("CYCLES_API_KEY is not set: a Cycles server (CYCLES_BASE_URL) needs one.")
+    if settings.is_remote and not settings.cycles_tenant:
+        raise ConfigurationError("CYCLES_TENANT is not set: a Cycles server finds no budget without it.")
+    return settings

@@ -1,0 +1,126 @@
+"""The tool ``commit_usage``: settle a reservation with what was really used."""
+
+from typing import Annotated, Any, Literal
+
+from mcp.server.mcpserver.tools import Tool
+from mcp.types import CallToolResult, ToolAnnotations
+from pydantic import BaseModel, Field, WithJsonSchema
+
+from budget_tools.amounts import PricedAmount, stated_amount
+from budget_tools.answers import answer
+from budget_tools.cycles import body_of, tightest
+from budget_tools.errors import AuthorityUnavailableError, InvalidArgumentError
+from budget_tools.ids import time_ordered_id
+from budget_tools.money import USD_MICROCENTS, Amount, Money, UsdMicrocents
+from budget_tools.pricing import PriceBook
+from budget_tools.toolkit import ToolContext, toolkit_of
+from budget_tools.usage import TokenUsage
+
+UsageArgument = Annotated[
+    dict[str, Any] | None,
+    WithJsonSchema(
+        {
+            "type": ["object", "null"],
+            "properties": {
+                name: {"type": "integer", "minimum": 0}
+                for name in ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+            },
+            "default": None,
+        }
+    ),
+]
+"""The usage object of a Messages answer, as it came; fields that cost nothing are ignored."""
+
+
+class CommitUsageResult(BaseModel):
+    """What the reservation was settled with."""
+
+    status: Literal["COMMITTED"]
+    charged: Money
+    released: Money | None = Field(None, description="What went back, where less was used than reserved.")
+    remaining: Money | None = Field(None, description="What can still be reserved.")
+    price_source: str = Field("", description="Whose prices, where usage was priced here.")
+    idempotency_key: str
+    hint: str = ""
+
+
+async def commit_usage(
+    ctx: ToolContext,
+    reservation_id: Annotated[str, Field(description="From reserve_budget.", min_length=1, max_length=128)],
+    usd: Annotated[UsdMicrocents, Field(description="Dollars really spent.")] = None,
+    amount: Annotated[Amount, Field(description="Instead of usd: a whole number of unit.")] = None,
+    unit: Annotated[str, Field(description="The reservation's unit.")] = "",
+    model: Annotated[str, Field(description="Instead of usd: the Claude model, with usage; priced here.")] = "",
+    usage: Annotated[UsageArgument, Field(description="With model: the usage object of the Messages answer.")] = None,
+    latency_ms: Annotated[Amount, Field(description="How long the work took.")] = None,
+    metadata: Annotated[dict[str, Any] | None, Field(description="Anything to keep with the record.")] = None,
+    idempotency_key: Annotated[str, Field(description="Repeat it to repeat the call safely.", max_length=256)] = "",
+) -> Annotated[CallToolResult, CommitUsageResult]:
+    """Settle a reservation with what was really spent; the rest goes back to the budget.
+
+    Say the amount once: usd, amount with unit, or model with usage. A reservation is settled once.
+    """
+    kit = toolkit_of(ctx)
+    measured = TokenUsage.from_api(usage) if usage is not None else None
+    actual = _amount(kit.prices, usd=usd, amount=amount, unit=unit, model=model, usage=measured)
+    key = idempotency_key or time_ordered_id()
+    metrics: dict[str, Any] = {"latency_ms": latency_ms} if latency_ms is not None else {}
+    if measured is not None:
+        metrics |= {
+            "tokens_input": measured.prompt_tokens,
+            "tokens_output": measured.output_tokens,
+            "model_version": model,
+        }
+    body = {"idempotency_key": key, "actual": actual.wire()}
+    if metrics:
+        body["metrics"] = metrics
+    if metadata:
+        body["metadata"] = metadata
+    response = await kit.cycles.commit_reservation(reservation_id, body)
+    try:
+        settled = body_of(response, f"commit reservation {reservation_id}")
+    except AuthorityUnavailableError as exc:
+        raise AuthorityUnavailableError(f"{exc.message}. Repeat the call with idempotency_key {key}.") from exc
+    charged = int(settled["charged"]["amount"])
+    capped = charged < actual.amount
+    result = CommitUsageResult(
+        status="COMMITTED",
+        charged=Money.of(charged, actual.unit),
+        released=Money.of(int(settled["released"]["amount"]), actual.unit) if settled.get("released") else None,
+        remaining=tightest(settled.get("balances") or [], actual.unit),
+        price_source=actual.price_source,
+        idempotency_key=key,
+        hint="The budget could not cover all of it: it is over its limit until a person funds it." if capped else "",
+    )
+    return answer(result, _text(result, reservation_id))
+
+
+def _amount(
+    prices: PriceBook, *, usd: int | None, amount: int | None, unit: str, model: str, usage: TokenUsage | None
+) -> PricedAmount:
+    words = "model with usage"
+    by_model = bool(model) or usage is not None
+    stated = stated_amount(usd=usd, amount=amount, unit=unit, by_model=by_model, model_words=words)
+    if stated is not None:
+        return stated
+    if not model or usage is None:
+        raise InvalidArgumentError(f"To commit by price, give both of {words}.")
+    charge = prices.cost(model, usage)
+    return PricedAmount(unit=USD_MICROCENTS, amount=charge.amount_microcents, price_source=charge.price_source)
+
+
+def _text(result: CommitUsageResult, reservation_id: str) -> str:
+    released = f", {result.released} went back" if result.released is not None else ""
+    left = f" {result.remaining} remains." if result.remaining is not None else ""
+    hint = f" {result.hint}" if result.hint else ""
+    return f"COMMITTED: reservation {reservation_id} was charged {result.charged}{released}.{left}{hint}"
+
+
+TOOL = Tool.from_function(
+    commit_usage,
+    title="Commit usage",
+    annotations=ToolAnnotations(
+        read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+    ),
+    meta={"anthropic/alwaysLoad": True},
+)

@@ -1,0 +1,197 @@
+"""The gated Messages client: no request that costs money leaves without a live reservation.
+
+One ticket is one HTTP attempt. The client's own retries are off, because the API has no idempotency key: a retry
+after a lost answer may be billed twice, so every attempt is ours to count.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from budget_tools.errors import UngatedRequestError
+
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
+    from anthropic._middleware import AsyncCallNext
+    from anthropic._request import APIRequest
+    from anthropic._response import AsyncAPIResponse
+    from anthropic.types import Message
+
+REQUEST_TIMEOUT_SECONDS = 600.0
+CONNECT_TIMEOUT_SECONDS = 10.0
+
+_FREE_PATH = "/v1/messages/count_tokens"
+
+# Refused before any work: safe to try again. Every other 4xx but 408 and 499 is as surely unbilled, but will not pass
+# later.
+_RETRYABLE_STATUSES = frozenset({429, 529})
+_AMBIGUOUS_STATUSES = frozenset({408, 499})
+
+
+@dataclass(kw_only=True, slots=True)
+class Ticket:
+    """Leave for one request under one reservation."""
+
+    reservation_id: str
+    is_used: bool = False
+
+
+_current_ticket: ContextVar[Ticket | None] = ContextVar("current_ticket", default=None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolUse:
+    """A tool call that Claude asks for."""
+
+    id: str
+    name: str
+    input: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """A streamed answer, read to its end; it is complete only with a stop reason."""
+
+    content: Sequence[Mapping[str, Any]]
+    text: str
+    tool_uses: Sequence[ToolUse]
+    stop_reason: str | None
+    usage: Mapping[str, Any] | None
+    model: str
+    request_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """An attempt without a complete answer; unless surely unbilled, it may have cost money."""
+
+    message: str
+    is_surely_unbilled: bool
+    is_retryable: bool = False
+    retry_after_seconds: float | None = None
+    request_id: str = ""
+
+
+class Claude:
+    """The Messages API of one key.
+
+    Args:
+        api_key: the key; nothing else of the environment is read.
+        base_url: where the API is.
+    """
+
+    def __init__(self, *, api_key: str, base_url: str) -> None:
+        import anthropic  # here: about a second that no start should wait for
+        import httpx2
+
+        self._client: AsyncAnthropic = anthropic.AsyncAnthropic(
+            api_key=api_key,
+            base_url=base_url,
+            max_retries=0,
+            timeout=httpx2.Timeout(REQUEST_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
+            middleware=[_gate],
+        )
+
+    async def count_input_tokens(self, request: Mapping[str, Any]) -> int | None:
+        """Ask the API, free of charge, how long a prompt is; ``None`` where it does not say."""
+        import anthropic
+
+        countable = {key: request[key] for key in ("model", "messages", "system", "tools") if key in request}
+        try:
+            counted = await self._client.messages.count_tokens(**countable, timeout=CONNECT_TIMEOUT_SECONDS)
+        except (anthropic.AnthropicError, ValueError):
+            return None
+        return counted.input_tokens
+
+    async def send(self, ticket: Ticket, request: Mapping[str, Any]) -> Reply | Failure:
+        """Make one attempt and read its stream to the end; raises nothing but cancellation and our own bugs.
+
+        Always a stream: long answers outlive idle connections otherwise, and leaving one early really closes it.
+
+        Args:
+            ticket: leave for exactly this attempt.
+            request: the body of POST /v1/messages.
+        """
+        try:
+            with _under(ticket):
+                async with self._client.messages.stream(**request) as stream:
+                    message = await stream.get_final_message()
+        except UngatedRequestError:
+            raise
+        except Exception as exc:
+            # Half of what breaks here is no error of the client's own tree.
+            return _failure(exc, ticket)
+        return _reply(message, stream.request_id or "")
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+
+@contextmanager
+def _under(ticket: Ticket) -> Iterator[None]:
+    token = _current_ticket.set(ticket)
+    try:
+        yield
+    finally:
+        _current_ticket.reset(token)
+
+
+async def _gate(request: "APIRequest", call_next: "AsyncCallNext") -> "AsyncAPIResponse[Any]":
+    if not request.url.endswith(_FREE_PATH):
+        ticket = _current_ticket.get()
+        if ticket is None or ticket.is_used:
+            raise UngatedRequestError("A request to the Claude API was stopped: it carried no live reservation.")
+        ticket.is_used = True
+    return await call_next(request)
+
+
+def _reply(message: "Message", request_id: str) -> Reply:
+    # As the client itself would send them back: thinking and its signatures verbatim, fields of its own left out.
+    content = [
+        block.model_dump(mode="json", exclude_unset=True, exclude=getattr(block, "__api_exclude__", None))
+        for block in message.content
+    ]
+    return Reply(
+        content=content,
+        text="".join(block["text"] for block in content if block["type"] == "text"),
+        tool_uses=[
+            ToolUse(id=block["id"], name=block["name"], input=block["input"])
+            for block in content
+            if block["type"] == "tool_use"
+        ],
+        stop_reason=message.stop_reason,
+        usage=message.model_dump().get("usage"),  # typed as always there, but the client does not insist
+        model=message.model,
+        request_id=request_id,
+    )
+
+
+def _failure(exc: Exception, ticket: Ticket) -> Failure:
+    """Judge an attempt by what the client raised (what may have been billed is never called unbilled)."""
+    import anthropic
+    import httpx2
+
+    if not ticket.is_used:
+        return Failure(message=f"The request could not be built: {exc}", is_surely_unbilled=True)
+    if isinstance(exc, anthropic.APIStatusError):
+        # A stream's error event comes as a status of 200: work had begun.
+        status = exc.status_code
+        refused = status in _RETRYABLE_STATUSES or (400 <= status < 500 and status not in _AMBIGUOUS_STATUSES)
+        return Failure(
+            message=f"The Claude API answered {status} {exc.type or ''}: {exc.api_message or 'no reason given'}",
+            is_surely_unbilled=refused,
+            is_retryable=status in _RETRYABLE_STATUSES,
+            retry_after_seconds=_retry_after_seconds(exc.response.headers.get("retry-after")),
+            request_id=exc.request_id or "",
+        )
+    never_sent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+    if isinstance(exc, anthropic.APIConnectionError) and isinstance(exc.__cause__, never_sent):
+        return Failure(message="The Claude API could not be reached.", is_surely_unbilled=True, is_retryable=True)
+    return Failure(message=f"The answer broke off ({type(exc).__name__}).", is_surely_unbilled=False)
+
+
+def _retry_after_seconds(header: str | None) -> float | None:
+    return int(header) if header is not None and header.isascii() and header.isdigit() and len(header) < 9 else None

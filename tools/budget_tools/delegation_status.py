@@ -1,0 +1,35 @@
+"""The tool ``delegation_status``: wait for, look at or cancel a delegation that outlived its call."""
+
+from typing import Annotated
+
+from mcp.server.mcpserver.tools import Tool
+from mcp.types import CallToolResult, ToolAnnotations
+from pydantic import Field
+
+from budget_tools.answers import answer
+from budget_tools.delegate_to_claude import MAX_WAIT_SECONDS, SETTLE_SECONDS, DelegationResult, describe, follow, show
+from budget_tools.toolkit import ToolContext, toolkit_of
+
+
+async def delegation_status(
+    ctx: ToolContext,
+    delegation_id: Annotated[str, Field(description="From delegate_to_claude.", min_length=1, max_length=128)],
+    wait_seconds: Annotated[int, Field(strict=True, ge=0, le=MAX_WAIT_SECONDS, description="Most to wait for it.")] = 0,
+    cancel: Annotated[bool, Field(strict=True, description="Stop it; what is in flight is settled.")] = False,
+) -> Annotated[CallToolResult, DelegationResult]:
+    """Wait for a running delegation, look at it, or cancel it; the answer is the one of delegate_to_claude."""
+    delegation = toolkit_of(ctx).delegations.get(delegation_id)
+    if cancel:
+        delegation.stop.request()
+    await follow(ctx, delegation, max(wait_seconds, SETTLE_SECONDS) if cancel else wait_seconds)
+    result = describe(delegation)
+    return answer(result, show(result))
+
+
+TOOL = Tool.from_function(
+    delegation_status,
+    title="Delegation status",
+    annotations=ToolAnnotations(
+        read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+    ),
+)

@@ -1,0 +1,175 @@
+"""The tool ``reserve_budget``: hold budget before spending it."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import anyio
+from mcp.server.mcpserver.tools import Tool
+from mcp.types import CallToolResult, ToolAnnotations
+from pydantic import BaseModel, Field
+
+from budget_tools.amounts import PricedAmount, stated_amount
+from budget_tools.answers import answer
+from budget_tools.cycles import body_of, denial_of, remaining, tightest
+from budget_tools.errors import AuthorityUnavailableError, InvalidArgumentError
+from budget_tools.ids import time_ordered_id
+from budget_tools.money import Amount, Money, UsdMicrocents
+from budget_tools.pricing import PriceBook
+from budget_tools.subjects import Subject, SubjectArgument
+from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
+
+MAX_TTL_SECONDS = 86_400
+"""Longest lease of the protocol (Cycles v0, ReservationCreateRequest.ttl_ms); an authority may grant less."""
+
+OveragePolicy = Literal["REJECT", "ALLOW_IF_AVAILABLE", "ALLOW_WITH_OVERDRAFT"]
+
+
+class ReserveBudgetResult(BaseModel):
+    """What became of the request to hold budget; a denial holds nothing."""
+
+    decision: Literal["ALLOW", "ALLOW_WITH_CAPS", "DENY"]
+    reservation_id: str = Field("", description="Give it to commit_usage; empty for a denial or a dry run.")
+    reserved: Money | None = None
+    expires_at: str = Field("", description="ISO 8601; unless committed by then, all of it goes back.")
+    remaining: Money | None = Field(None, description="What this subject can still reserve.")
+    caps: dict[str, Any] | None = Field(None, description="Limits to keep to with ALLOW_WITH_CAPS.")
+    reason_code: str = Field("", description="Why it was denied.")
+    retry_after_ms: int | None = None
+    affected_scopes: list[str] = []
+    idempotency_key: str
+    hint: str = Field("", description="What to do next.")
+
+
+async def reserve_budget(
+    ctx: ToolContext,
+    usd: Annotated[UsdMicrocents, Field(description="Dollars to hold, such as 0.05.")] = None,
+    amount: Annotated[Amount, Field(description="Instead of usd: a whole number of unit.")] = None,
+    unit: Annotated[str, Field(description="USD_MICROCENTS (10^-8 USD), TOKENS, CREDITS or RISK_POINTS.")] = "",
+    model: Annotated[str, Field(description="Instead of usd: the worst case of one call to this Claude model.")] = "",
+    input_tokens: Annotated[Amount, Field(description="With model: tokens of the prompt.")] = None,
+    max_output_tokens: Annotated[Amount, Field(description="With model: the call's max_tokens.")] = None,
+    action_kind: Annotated[
+        str, Field(description="What the money is for.", min_length=1, max_length=64)
+    ] = "llm.completion",
+    action_name: Annotated[str, Field(description="Its name, such as the model.", max_length=256)] = "",
+    tags: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=10)] = [],  # noqa: B006 - never changed
+    subject: Annotated[SubjectArgument | None, Field(description="Whose budget; the server's own if left out.")] = None,
+    ttl_seconds: Annotated[int, Field(strict=True, ge=1, le=MAX_TTL_SECONDS, description="How long to hold it.")] = 60,
+    overage_policy: Annotated[
+        OveragePolicy, Field(description="What a commit above the reservation may do.")
+    ] = "ALLOW_IF_AVAILABLE",
+    dry_run: Annotated[bool, Field(strict=True, description="Only ask; hold nothing.")] = False,
+    idempotency_key: Annotated[str, Field(description="Repeat it to repeat the call safely.", max_length=256)] = "",
+) -> Annotated[CallToolResult, ReserveBudgetResult]:
+    """Hold budget before spending it, then settle with commit_usage.
+
+    Say the amount once: usd, amount with unit, or model with input_tokens and max_output_tokens. DENY is an answer:
+    nothing is held, do not spend. What is not committed before expires_at goes back by itself.
+    """
+    kit = toolkit_of(ctx)
+    priced = _amount(
+        kit.prices,
+        usd=usd,
+        amount=amount,
+        unit=unit,
+        model=model,
+        input_tokens=input_tokens,
+        max_output_tokens=max_output_tokens,
+    )
+    spender = kit.subject.narrowed(subject)
+    key = idempotency_key or time_ordered_id()
+    body = {
+        "idempotency_key": key,
+        "subject": spender.wire(),
+        "action": {"kind": action_kind, "name": action_name or model or action_kind, "tags": tags},
+        "estimate": priced.wire(),
+        "ttl_ms": ttl_seconds * 1_000,
+        "overage_policy": overage_policy,
+        "dry_run": dry_run,
+    }
+    result = await _reserve(kit, spender, priced, body)
+    return answer(result, _text(result, dry_run=dry_run))
+
+
+def _amount(
+    prices: PriceBook,
+    *,
+    usd: int | None,
+    amount: int | None,
+    unit: str,
+    model: str,
+    input_tokens: int | None,
+    max_output_tokens: int | None,
+) -> PricedAmount:
+    by_model = bool(model) or input_tokens is not None or max_output_tokens is not None
+    words = "model with input_tokens and max_output_tokens"
+    stated = stated_amount(usd=usd, amount=amount, unit=unit, by_model=by_model, model_words=words)
+    if stated is not None:
+        return stated
+    if not model or input_tokens is None or max_output_tokens is None:
+        raise InvalidArgumentError(f"To reserve by price, give all of {words}.")
+    bound = prices.worst_case(model, input_tokens=input_tokens, max_output_tokens=max_output_tokens)
+    return PricedAmount(unit="USD_MICROCENTS", amount=bound)
+
+
+async def _reserve(kit: Toolkit, spender: Subject, priced: PricedAmount, body: dict[str, Any]) -> ReserveBudgetResult:
+    key = str(body["idempotency_key"])
+    response = await kit.cycles.create_reservation(body)
+    try:
+        # A host that cancelled while the reserve was on its way never learns the reservation's id.
+        await anyio.lowlevel.checkpoint_if_cancelled()
+    except anyio.get_cancelled_exc_class():
+        if response.body and response.body.get("reservation_id"):
+            with anyio.CancelScope(shield=True):
+                release = {"idempotency_key": f"release-{key}"[:256], "reason": "the host cancelled the call"}
+                await kit.cycles.release_reservation(response.body["reservation_id"], release)
+        raise
+    denied = denial_of(response)
+    if denied is not None:
+        return ReserveBudgetResult(
+            decision="DENY",
+            remaining=await remaining(kit.cycles, spender, priced.unit),
+            reason_code=denied.reason_code,
+            retry_after_ms=denied.retry_after_ms,
+            idempotency_key=key,
+            hint=denied.hint,
+        )
+    try:
+        held = body_of(response, "reserve")
+    except AuthorityUnavailableError as exc:
+        raise AuthorityUnavailableError(f"{exc.message}. Repeat the call with idempotency_key {key}.") from exc
+    expires_at_ms = held.get("expires_at_ms")
+    return ReserveBudgetResult(
+        decision=held["decision"],
+        reservation_id=held.get("reservation_id", ""),
+        reserved=Money.of(priced.amount, priced.unit),
+        expires_at=datetime.fromtimestamp(expires_at_ms / 1_000, UTC).isoformat() if expires_at_ms is not None else "",
+        remaining=tightest(held.get("balances") or [], priced.unit),
+        caps=held.get("caps"),
+        affected_scopes=held.get("affected_scopes", []),
+        idempotency_key=key,
+        hint="" if expires_at_ms is None else "Settle with commit_usage when the cost is known.",
+    )
+
+
+def _text(result: ReserveBudgetResult, *, dry_run: bool) -> str:
+    left = f" {result.remaining} remains." if result.remaining is not None else ""
+    if result.decision == "DENY":
+        return f"DENY ({result.reason_code}): nothing is held.{left} {result.hint}"
+    caps = f" Keep to these caps: {result.caps}." if result.caps else ""
+    if dry_run:
+        return f"{result.decision}: {result.reserved} would be held; nothing is, this was a dry run.{left}{caps}"
+    return (
+        f"{result.decision}: {result.reserved} held as reservation {result.reservation_id} until {result.expires_at}."
+        f"{left}{caps} {result.hint} (idempotency_key {result.idempotency_key})"
+    )
+
+
+TOOL = Tool.from_function(
+    reserve_budget,
+    title="Reserve budget",
+    annotations=ToolAnnotations(
+        read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
+    ),
+    meta={"anthropic/alwaysLoad": True},
+)

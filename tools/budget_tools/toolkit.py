@@ -1,0 +1,67 @@
+"""What a tool may ask the process for; the server's composition root provides it.
+
+Everything here is made once per process and on first use: a host starts this server for every conversation, and most
+conversations need only a part of it.
+"""
+
+from typing import TYPE_CHECKING, Protocol
+
+from mcp.server.mcpserver import Context
+
+from budget_tools.subjects import Subject
+
+if TYPE_CHECKING:
+    from runcycles import AsyncCyclesClient
+
+    from budget_tools.delegation.claude import Claude
+    from budget_tools.delegation.runner import DelegationRunner
+    from budget_tools.pricing import PriceBook
+
+
+class Toolkit(Protocol):
+    """The process as the tools see it."""
+
+    @property
+    def cycles(self) -> "AsyncCyclesClient":
+        """The budget authority, embedded or remote: the tools cannot tell which."""
+
+    @property
+    def prices(self) -> "PriceBook":
+        """The prices in force."""
+
+    @property
+    def subject(self) -> Subject:
+        """Who spends, unless a call narrows it."""
+
+    @property
+    def default_model(self) -> str:
+        """The model of a call that names none."""
+
+    @property
+    def has_claude(self) -> bool:
+        """Whether an API key is set."""
+
+    @property
+    def claude(self) -> "Claude":
+        """The gated Messages client.
+
+        Raises:
+            ConfigurationError: no API key is set.
+        """
+
+    @property
+    def delegations(self) -> "DelegationRunner":
+        """The delegations of this process.
+
+        Raises:
+            ConfigurationError: no API key is set.
+        """
+
+
+ToolContext = Context[Toolkit]
+"""What a tool's ``ctx`` argument is."""
+
+
+def toolkit_of(ctx: ToolContext) -> Toolkit:
+    """Give a tool the process it runs in."""
+    return ctx.request_context.lifespan_context
