@@ -1,11 +1,11 @@
 """The MCP server: the one list of what is exposed, and how bad input is answered."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
-from budget_tools.toolkit import Toolkit
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from budget_tools import commit_usage, delegate_to_claude, delegation_status, estimate_cost, reserve_budget
 from budget_tools.answers import failure
 from budget_tools.errors import BudgetError, InvalidArgumentError
+from budget_tools.toolkit import Toolkit
 
 DISTRIBUTION = "cycles-budget-mcp"
 
@@ -31,6 +32,14 @@ INSTRUCTIONS = (
     "commit_usage settles with what was really used. delegate_to_claude hands a whole task to a Claude sub-agent that "
     "cannot overspend. A DENY holds nothing: do not spend then."
 )
+
+
+_REWORDED = (
+    (re.compile(r"^\w+ should "), "must "),
+    (re.compile(r"^Field required"), "is required"),
+    (re.compile(r"^Extra inputs are not permitted"), "is not an argument here"),
+)
+"""pydantic speaks of inputs and fields; a caller thinks of the argument that the sentence already names."""
 
 
 class BudgetServer(MCPServer[Toolkit]):
@@ -87,8 +96,10 @@ def _first_problem(error: ValidationError) -> InvalidArgumentError:
     """Put the first of pydantic's findings into one sentence, without echoing what was sent."""
     problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(str(part) for part in problem["loc"]) or "the arguments"
-    what = problem["msg"].removeprefix("Value error, ")
-    return InvalidArgumentError(f"{where}: {what[:1].lower()}{what[1:].rstrip('.')}.")
+    what = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    for theirs, ours in _REWORDED:
+        what = theirs.sub(ours, what)
+    return InvalidArgumentError(f"{where}: {what}.")
 
 
 def create_server(toolkit: Toolkit) -> BudgetServer:

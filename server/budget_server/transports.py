@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 
 import anyio
 
@@ -19,7 +18,9 @@ SETTLE_SECONDS = 1.5
 
 
 def serve_stdio(settings: Settings) -> int:
-    """Serve one host on standard input and output until it leaves or a signal comes; returns the exit code.
+    """Serve one host on standard input and output until it leaves; returns the exit code.
+
+    SIGTERM and SIGINT end the process from inside, once what runs is settled, with the shell's 128 + signal.
 
     Raises:
         ConfigurationError: a setting is wrong; nothing was served.
@@ -30,41 +31,28 @@ def serve_stdio(settings: Settings) -> int:
 
 
 async def _serve_stdio(server: BudgetServer, services: Services) -> int:
-    exit_code = 0
     async with anyio.create_task_group() as tasks:
-
-        async def end_on_signal() -> None:
-            nonlocal exit_code
-            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                async for received in signals:
-                    exit_code = 128 + received
-                    # The thread that reads standard input cannot be interrupted: once all is settled, leave without it.
-                    tasks.cancel_scope.cancel()
-                    return
-
-        tasks.start_soon(end_on_signal)
+        tasks.start_soon(_end_on_signal, services)
         try:
             await server.run_stdio_async()
         finally:
             with anyio.CancelScope(shield=True):
-                await _close(services)
-            if exit_code:
-                _leave_soon(exit_code)
+                await _settle(services)
         tasks.cancel_scope.cancel()
-    return exit_code
+    return 0
 
 
-async def _close(services: Services) -> None:
+async def _end_on_signal(services: Services) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for received in signals:
+            await _settle(services)
+            sys.stderr.flush()
+            # The thread that reads standard input cannot be interrupted: an orderly way out would wait for it for ever.
+            os._exit(128 + received)
+
+
+async def _settle(services: Services) -> None:
     with anyio.move_on_after(SETTLE_SECONDS) as scope:
         await services.aclose()
     if scope.cancelled_caught:
-        logger.warning(
-            "Not everything was settled within %s s; what was in flight is charged at its bound", SETTLE_SECONDS
-        )
-
-
-def _leave_soon(exit_code: int) -> None:
-    sys.stderr.flush()
-    timer = threading.Timer(0.2, os._exit, (exit_code,))
-    timer.daemon = True
-    timer.start()
+        logger.warning("Not all was settled within %s s: what was in flight is charged at its bound", SETTLE_SECONDS)

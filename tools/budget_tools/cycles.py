@@ -6,13 +6,14 @@ authorities send.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from runcycles import AsyncCyclesClient, CyclesProtocolError, CyclesResponse
+from typing import TYPE_CHECKING, Any
 
 from budget_tools.errors import AuthorityError, AuthorityUnavailableError
 from budget_tools.money import Money
 from budget_tools.subjects import Subject
+
+if TYPE_CHECKING:
+    from runcycles import AsyncCyclesClient, CyclesProtocolError, CyclesResponse
 
 DENIALS = frozenset(
     {
@@ -38,6 +39,15 @@ _HINTS = {
     "TENANT_CLOSED": "This tenant is closed; nothing can be spent.",
 }
 
+_REMEDIES = {
+    "NOT_FOUND": "Check the id: it is the reservation_id that reserve_budget gave.",
+    "RESERVATION_FINALIZED": "A reservation is settled once: there is nothing left to do for this one.",
+    "RESERVATION_EXPIRED": "Its money went back: if it was spent, reserve the amount again and commit that at once.",
+    "IDEMPOTENCY_MISMATCH": "Repeat a key only with the same arguments; use a new key for a new call.",
+    "UNIT_MISMATCH": "Give the amount in the budget's own unit.",
+    "MAX_EXTENSIONS_EXCEEDED": "Settle it before it expires.",
+}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Denial:
@@ -48,7 +58,7 @@ class Denial:
     retry_after_ms: int | None = None
 
 
-def denial_of(response: CyclesResponse) -> Denial | None:
+def denial_of(response: "CyclesResponse") -> Denial | None:
     """Tell a denial of a reserve from its other answers."""
     body = response.body or {}
     if response.is_success:
@@ -58,7 +68,7 @@ def denial_of(response: CyclesResponse) -> Denial | None:
     return _denial(response.status, code, body.get("retry_after_ms")) if is_denied else None
 
 
-def denial_from(error: CyclesProtocolError) -> Denial | None:
+def denial_from(error: "CyclesProtocolError") -> Denial | None:
     """Tell a denial from the other errors that a stream reservation raises when it is entered."""
     is_denied = error.status in (200, 404) or error.error_code in DENIALS
     code = error.error_code or error.reason_code or "DENIED"
@@ -72,7 +82,7 @@ def _denial(status: int, code: str, retry_after_ms: int | None) -> Denial:
     return Denial(reason_code=reason, hint=hint, retry_after_ms=retry_after_ms)
 
 
-def error_from(error: CyclesProtocolError, doing: str) -> AuthorityError:
+def error_from(error: "CyclesProtocolError", doing: str) -> AuthorityError:
     """Translate what a stream reservation raises where it is no denial."""
     if error.status < 0 or error.status >= 500:
         return AuthorityUnavailableError(
@@ -83,7 +93,7 @@ def error_from(error: CyclesProtocolError, doing: str) -> AuthorityError:
     )
 
 
-def body_of(response: CyclesResponse, doing: str) -> dict[str, Any]:
+def body_of(response: "CyclesResponse", doing: str) -> dict[str, Any]:
     """Give the body of a success.
 
     Args:
@@ -110,8 +120,9 @@ def body_of(response: CyclesResponse, doing: str) -> dict[str, Any]:
             code=code,
             status=response.status,
         )
-    message = body.get("message") or response.error_message or "no reason given"
-    raise AuthorityError(f"Could not {doing}: {message}", code=code, status=response.status)
+    message = str(body.get("message") or response.error_message or "no reason given").rstrip(".")
+    remedy = _REMEDIES.get(code, "Correct the call and try again.")
+    raise AuthorityError(f"Could not {doing}: {message}. {remedy}", code=code, status=response.status)
 
 
 def tightest(balances: Iterable[Mapping[str, Any]], unit: str) -> Money | None:
@@ -120,7 +131,7 @@ def tightest(balances: Iterable[Mapping[str, Any]], unit: str) -> Money | None:
     return Money.of(min(amounts), unit) if amounts else None
 
 
-async def remaining(client: AsyncCyclesClient, subject: Subject, unit: str) -> Money | None:
+async def remaining(client: "AsyncCyclesClient", subject: Subject, unit: str) -> Money | None:
     """Ask what a subject can still reserve in a unit; ``None`` where none of its scopes has a budget.
 
     Raises:

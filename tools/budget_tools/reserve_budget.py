@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 from mcp.server.mcpserver.tools import Tool
 from mcp.types import CallToolResult, ToolAnnotations
 from pydantic import BaseModel, Field
@@ -117,7 +118,7 @@ async def _reserve(kit: Toolkit, spender: Subject, priced: PricedAmount, body: d
     response = await kit.cycles.create_reservation(body)
     try:
         # A host that cancelled while the reserve was on its way never learns the reservation's id.
-        await anyio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint_if_cancelled()
     except anyio.get_cancelled_exc_class():
         if response.body and response.body.get("reservation_id"):
             with anyio.CancelScope(shield=True):

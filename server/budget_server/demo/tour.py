@@ -1,5 +1,4 @@
-"""The demonstration: a real MCP client, this server as a subprocess, a real budget, and a sub-agent that stops at its
-end.
+"""The demonstration: a real client, this server, a real budget, and a sub-agent that stops where it ends.
 
 Only Claude may be a stand-in: with ``ANTHROPIC_API_KEY`` set it is the real one, otherwise a scripted endpoint on
 loopback that speaks its wire format, and everything shown says so. What is shown is added up again from the ledger

@@ -1,0 +1,44 @@
+"""A scripted Claude: a Messages endpoint on a loopback socket whose answers come from a script, not from a model.
+
+The demonstration and the tests point the real Anthropic SDK at it, so the whole wire format is exercised and nothing
+has to be patched. Nothing here thinks: ids start with ``msg_scripted_``, so that no answer passes for a real one.
+
+A script is a list of answers, taken in order, or a function from a request and its number (1, 2, …) to an answer. An
+answer is a `Turn` (what Claude says) or a `Failure` (an HTTP error). Requests that the real API would refuse are
+refused here too, with its status and envelope, and use up no answer. A request past the end of a list gets an HTTP 500
+that says so.
+
+The modules, each of which knows only those above it:
+
+- ``script``: what an answer can be, and what can go wrong with it;
+- ``wire``: answers as the API writes them, in JSON and in events;
+- ``checks``: what the API would refuse about a request;
+- ``endpoint``: the socket, and how each exchange goes.
+"""
+
+from budget_server.demo.scripted_claude.endpoint import ReceivedRequest, ScriptedClaude
+from budget_server.demo.scripted_claude.script import Answer, Failure, Fault, Script, ToolCall, Turn, Usage
+from budget_server.demo.scripted_claude.wire import (
+    COUNT_TOKENS_PATH,
+    INPUT_BYTES_PER_TOKEN,
+    MESSAGES_PATH,
+    OUTPUT_BYTES_PER_TOKEN,
+    count_input_tokens,
+)
+
+__all__ = [
+    "COUNT_TOKENS_PATH",
+    "INPUT_BYTES_PER_TOKEN",
+    "MESSAGES_PATH",
+    "OUTPUT_BYTES_PER_TOKEN",
+    "Answer",
+    "Failure",
+    "Fault",
+    "ReceivedRequest",
+    "Script",
+    "ScriptedClaude",
+    "ToolCall",
+    "Turn",
+    "Usage",
+    "count_input_tokens",
+]

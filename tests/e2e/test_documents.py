@@ -1,0 +1,88 @@
+"""What the documents say works when it is done as they say."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+from mcp import Client, StdioServerParameters
+
+from budget_server.app import TOOLS
+from budget_server.settings import Settings
+from hosting import Environment, call
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLE = ROOT / "claude_desktop_config.example.json"
+
+
+def command(name: str) -> str:
+    """Find an installed command beside this interpreter, as an activated environment would."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent))
+    assert found, f"{name} is not installed beside {sys.executable}"
+    return found
+
+
+def test_the_demonstration_runs_and_adds_up(environment: Environment) -> None:
+    """README, Two commands: without a key it is scripted, says so, and ends with 0 only if all adds up."""
+    shown = subprocess.run(
+        [command("cycles-budget-mcp"), "demo"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "scripted" in shown.stdout
+    assert "budget_exhausted" in shown.stdout
+    assert "Everything shown adds up" in shown.stdout
+    assert shown.stderr == ""
+
+
+@pytest.mark.anyio
+async def test_the_example_configuration_works_when_pasted(environment: Environment) -> None:
+    """README, Claude Desktop: the command is found on PATH, and the budget is the one it says."""
+    entry = json.loads(EXAMPLE.read_text(encoding="utf-8"))["mcpServers"]["budget"]
+    own = {name: environment[name] for name in ("BUDGET_DATA_DIR", "PATH")}
+    assert command(entry["command"])
+    parameters = StdioServerParameters(
+        command=command(entry["command"]), args=entry["args"], env={**own, **entry["env"]}
+    )
+
+    with anyio.fail_after(30):
+        async with Client(parameters) as client:
+            estimate = await call(client, "estimate_cost", prompt="Hello")
+
+    assert estimate["remaining"]["usd"] == "5.00"
+
+
+def test_the_readme_shows_the_example_configuration() -> None:
+    """One block, in two places, must not drift apart."""
+    blocks = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", README, re.DOTALL)]
+
+    assert json.loads(EXAMPLE.read_text(encoding="utf-8")) in blocks
+
+
+def test_the_readme_names_every_setting_and_every_tool() -> None:
+    """A setting that the README does not name cannot be found."""
+    for name in (*Settings.model_fields, *(tool.name for tool in TOOLS)):
+        assert re.search(rf"`{name}`", README, re.IGNORECASE), name
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    """README, Two commands; CONTRIBUTING: each `make` target it names is in the Makefile."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+    targets = set(re.findall(r"^make (\w+)", README + "\n" + contributing, re.MULTILINE))
+
+    assert {"demo", "test", "check"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

@@ -1,0 +1,171 @@
+"""Starting: what must be right, what is said when it is not, and what is left for later."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hosting import Environment, ledger_balance
+
+SENTENCE_END = (".", ")")
+
+
+def start(environment: Environment, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run the server with an ended input: it leaves at once, or says why it cannot serve."""
+    return subprocess.run(
+        [sys.executable, "-m", "budget_server", *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def complaint(environment: Environment) -> str:
+    """Start a server that must refuse, and give its one line on standard error."""
+    ended = start(environment)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    return line.removeprefix("cycles-budget-mcp: ")
+
+
+def test_a_server_starts_and_leaves_with_its_input(environment: Environment) -> None:
+    """The plain case, and the first budget is allocated by it."""
+    ended = start(environment)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert ledger_balance(environment)["allocated"] == 100_000_000
+
+
+@pytest.mark.parametrize(
+    "value", ["five", "-1", "1e3", "0.000000001", "1_000", "99999999999999", "NaN", "$5", "\uff11"]
+)
+def test_a_malformed_budget_is_named_with_its_remedy(environment: Environment, value: str) -> None:
+    """A wrong amount must never become another amount."""
+    environment["BUDGET_USD"] = value
+
+    line = complaint(environment)
+
+    assert line.startswith("BUDGET_USD is wrong: ")
+    assert line.endswith(SENTENCE_END)
+    assert not Path(environment["BUDGET_DATA_DIR"]).exists()
+
+
+def test_a_changed_first_budget_changes_nothing_and_says_so(environment: Environment) -> None:
+    """BUDGET_USD is for a first start; silently ignoring it later would surprise."""
+    start(environment)
+    environment["BUDGET_USD"] = "7"
+
+    ended = start(environment)
+
+    assert ended.returncode == 0
+    assert "BUDGET_USD=7.00 is ignored" in ended.stderr
+    assert ledger_balance(environment)["allocated"] == 100_000_000
+
+
+def test_a_data_directory_that_cannot_be_made_is_named(environment: Environment, tmp_path: Path) -> None:
+    """An unwritable place is said at start, not at the first reserve."""
+    (tmp_path / "file").write_text("not a directory")
+    environment["BUDGET_DATA_DIR"] = str(tmp_path / "file" / "data")
+
+    line = complaint(environment)
+
+    assert str(tmp_path / "file" / "data") in line
+    assert "BUDGET_DATA_DIR" in line
+
+
+def test_a_foreign_file_in_the_ledgers_place_is_left_alone(environment: Environment) -> None:
+    """Another program's file must not be written to."""
+    ledger = Path(environment["BUDGET_DATA_DIR"]) / "ledger.sqlite3"
+    ledger.parent.mkdir()
+    ledger.write_text("my shopping list\n" * 100)
+
+    line = complaint(environment)
+
+    assert str(ledger) in line
+    assert ledger.read_text() == "my shopping list\n" * 100
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "cannot be read"),
+        ("{", "is not an mcpServers file"),
+        ("{}", "mcpServers"),
+        ('{"mcpServers": {"a": {"args": "no list"}}}', "mcpServers.a.args"),
+    ],
+)
+def test_an_unreadable_tools_file_is_named(
+    environment: Environment, tmp_path: Path, content: str | None, says: str
+) -> None:
+    """The sub-agent's servers are checked at start, where a person reads the log."""
+    path = tmp_path / "servers.json"
+    if content is not None:
+        path.write_text(content)
+    environment["BUDGET_SUBAGENT_SERVERS"] = str(path)
+
+    line = complaint(environment)
+
+    assert line.startswith(f"BUDGET_SUBAGENT_SERVERS: {path}")
+    assert says in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"CYCLES_BASE_URL": "http://127.0.0.1:9"}, "CYCLES_API_KEY"),
+        ({"CYCLES_BASE_URL": "http://127.0.0.1:9", "CYCLES_API_KEY": "secret-key"}, "CYCLES_TENANT"),
+        ({"CYCLES_TENANT": "a/b"}, "CYCLES_TENANT"),
+    ],
+)
+def test_an_incomplete_authority_is_named_without_its_secret(
+    environment: Environment, settings: Environment, names: str
+) -> None:
+    """A Cycles server needs a key and a tenant; neither's value belongs into a log."""
+    environment |= settings
+
+    line = complaint(environment)
+
+    assert names in line
+    assert "secret-key" not in line
+
+
+def test_an_empty_variable_counts_as_not_set(environment: Environment) -> None:
+    """Hosts pass an empty string for what a person left blank."""
+    environment |= {"CYCLES_BASE_URL": "", "ANTHROPIC_API_KEY": "", "BUDGET_PRICES": ""}
+
+    assert start(environment).returncode == 0
+
+
+def test_starting_imports_neither_anthropic_nor_the_command_line(environment: Environment) -> None:
+    """A host starts the server for every conversation: what costs a second waits until it is needed."""
+    program = (
+        "import sys, json\n"
+        "from budget_server.settings import read_settings\n"
+        "from budget_server.services import Services\n"
+        "from budget_server.app import create_server\n"
+        "create_server(Services(read_settings()))\n"
+        "print(json.dumps(sorted(sys.modules)))\n"
+    )
+
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=30, check=True
+    )
+
+    assert {"anthropic", "runcycles", "typer", "genai_prices"}.isdisjoint(json.loads(ended.stdout))
+
+
+def test_help_and_version_say_what_the_program_does(environment: Environment) -> None:
+    """The command line is where an operator looks first."""
+    shown = start(environment, "--help")
+    version = start(environment, "--version")
+
+    assert shown.returncode == version.returncode == 0
+    assert "serve" in shown.stdout
+    assert "demo" in shown.stdout
+    assert version.stdout.startswith("cycles-budget-mcp ")

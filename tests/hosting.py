@@ -1,0 +1,53 @@
+"""What the end-to-end tests share: calling tools as a host does, and reading the ledger from outside."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mcp import Client
+from mcp.types import CallToolResult
+
+from budget_server.authority.listing import balances
+from budget_server.authority.store import LedgerStore
+from budget_server.services import LEDGER_FILE
+
+BUDGET_USD = "1.00"
+ALLOCATED = 100_000_000
+"""The same in microcents."""
+
+Environment = dict[str, str]
+
+
+def text_of(result: CallToolResult) -> str:
+    """The text that a model would read."""
+    block = result.content[0]
+    assert block.type == "text"
+    return block.text
+
+
+async def call(client: Client, tool: str, **arguments: object) -> dict[str, Any]:
+    """Call a tool that must succeed and give its structured result."""
+    result = await client.call_tool(tool, arguments)
+    assert not result.is_error, text_of(result)
+    assert isinstance(result.structured_content, dict)
+    return result.structured_content
+
+
+async def refused(client: Client, tool: str, **arguments: object) -> str:
+    """Call a tool that must refuse with one sentence, and give the sentence."""
+    result = await client.call_tool(tool, arguments)
+    assert result.is_error
+    text = text_of(result)
+    assert "\n" not in text
+    assert "Error executing" not in text
+    return text
+
+
+def ledger_balance(environment: Mapping[str, str], tenant: str = "local") -> dict[str, int]:
+    """Read the budget from the ledger file, after the server has gone or beside it."""
+    store = LedgerStore(Path(environment["BUDGET_DATA_DIR"]) / LEDGER_FILE)
+    try:
+        (row,) = store.run(lambda ledger: balances(ledger.db, tenant, {"tenant": tenant})).body["balances"]
+    finally:
+        store.close()
+    return {name: int(row[name]["amount"]) for name in ("allocated", "remaining", "reserved", "spent")}
