@@ -9,10 +9,12 @@ from budget_tools.errors import BudgetError
 def answer(result: BaseModel, text: str) -> CallToolResult:
     """Answer with a result and its text.
 
-    Some hosts show their model only the structured result, others only the text: both must say what it needs.
+    Some hosts show their model only the structured result, others only the text: both must say what it needs. What is
+    ``None`` is left out.
     """
     return CallToolResult(
-        content=[TextContent(type="text", text=text)], structured_content=result.model_dump(mode="json")
+        content=[TextContent(type="text", text=text)],
+        structured_content=result.model_dump(mode="json", exclude_none=True),
     )
 
 

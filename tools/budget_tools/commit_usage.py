@@ -2,8 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from mcp.server.mcpserver.tools import Tool
-from mcp.types import CallToolResult, ToolAnnotations
+from mcp.types import CallToolResult
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from budget_tools.amounts import PricedAmount, stated_amount
@@ -12,8 +11,8 @@ from budget_tools.cycles import body_of, tightest
 from budget_tools.errors import AuthorityUnavailableError, InvalidArgumentError
 from budget_tools.ids import time_ordered_id
 from budget_tools.money import USD_MICROCENTS, Amount, Money, UsdMicrocents
-from budget_tools.pricing import PriceBook
-from budget_tools.toolkit import ToolContext, toolkit_of
+from budget_tools.registration import make_tool
+from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
 from budget_tools.usage import TokenUsage
 
 UsageArgument = Annotated[
@@ -62,7 +61,7 @@ async def commit_usage(
     """
     kit = toolkit_of(ctx)
     measured = TokenUsage.from_api(usage) if usage is not None else None
-    actual = _amount(kit.prices, usd=usd, amount=amount, unit=unit, model=model, usage=measured)
+    actual = _amount(kit, usd=usd, amount=amount, unit=unit, model=model, usage=measured)
     key = idempotency_key or time_ordered_id()
     metrics: dict[str, Any] = {"latency_ms": latency_ms} if latency_ms is not None else {}
     if measured is not None:
@@ -96,7 +95,7 @@ async def commit_usage(
 
 
 def _amount(
-    prices: PriceBook, *, usd: int | None, amount: int | None, unit: str, model: str, usage: TokenUsage | None
+    kit: Toolkit, *, usd: int | None, amount: int | None, unit: str, model: str, usage: TokenUsage | None
 ) -> PricedAmount:
     words = "model with usage"
     by_model = bool(model) or usage is not None
@@ -105,7 +104,7 @@ def _amount(
         return stated
     if not model or usage is None:
         raise InvalidArgumentError(f"To commit by price, give both of {words}.")
-    charge = prices.cost(model, usage)
+    charge = kit.prices.cost(model, usage)
     return PricedAmount(unit=USD_MICROCENTS, amount=charge.amount_microcents, price_source=charge.price_source)
 
 
@@ -116,11 +115,4 @@ def _text(result: CommitUsageResult, reservation_id: str) -> str:
     return f"COMMITTED: reservation {reservation_id} was charged {result.charged}{released}.{left}{hint}"
 
 
-TOOL = Tool.from_function(
-    commit_usage,
-    title="Commit usage",
-    annotations=ToolAnnotations(
-        read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-    ),
-    meta={"anthropic/alwaysLoad": True},
-)
+TOOL = make_tool(commit_usage, title="Commit usage", is_idempotent=True, always_load=True)

@@ -3,8 +3,7 @@
 from typing import Annotated, Any
 
 import anyio
-from mcp.server.mcpserver.tools import Tool
-from mcp.types import CallToolResult, ToolAnnotations
+from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
 from budget_tools.answers import answer
@@ -13,6 +12,7 @@ from budget_tools.delegation.turn import TurnRecord
 from budget_tools.errors import InvalidArgumentError
 from budget_tools.ids import time_ordered_id
 from budget_tools.money import Money, UsdMicrocents
+from budget_tools.registration import make_tool
 from budget_tools.subjects import SubjectArgument
 from budget_tools.toolkit import ToolContext, toolkit_of
 
@@ -134,11 +134,12 @@ def show(result: DelegationResult) -> str:
     return f"{head}{hint}{words}"
 
 
-TOOL = Tool.from_function(
+TOOL = make_tool(
     delegate_to_claude,
     title="Delegate to Claude",
-    annotations=ToolAnnotations(
-        read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True
-    ),
-    meta={"anthropic/alwaysLoad": True, "anthropic/maxResultSizeChars": MAX_RESULT_CHARACTERS},
+    is_destructive=True,  # its sub-agent's tools may be
+    is_idempotent=False,
+    is_open_world=True,
+    always_load=True,
+    max_result_characters=MAX_RESULT_CHARACTERS,
 )

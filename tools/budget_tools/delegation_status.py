@@ -2,12 +2,12 @@
 
 from typing import Annotated
 
-from mcp.server.mcpserver.tools import Tool
-from mcp.types import CallToolResult, ToolAnnotations
+from mcp.types import CallToolResult
 from pydantic import Field
 
 from budget_tools.answers import answer
 from budget_tools.delegate_to_claude import MAX_WAIT_SECONDS, SETTLE_SECONDS, DelegationResult, describe, follow, show
+from budget_tools.registration import make_tool
 from budget_tools.toolkit import ToolContext, toolkit_of
 
 
@@ -26,10 +26,4 @@ async def delegation_status(
     return answer(result, show(result))
 
 
-TOOL = Tool.from_function(
-    delegation_status,
-    title="Delegation status",
-    annotations=ToolAnnotations(
-        read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-    ),
-)
+TOOL = make_tool(delegation_status, title="Delegation status", is_idempotent=True)

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from mcp.server.mcpserver.tools import Tool
-from mcp.types import CallToolResult, ToolAnnotations
+from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
 from budget_tools.amounts import require_one_way
@@ -13,6 +12,7 @@ from budget_tools.cycles import remaining
 from budget_tools.errors import InvalidArgumentError
 from budget_tools.money import USD_MICROCENTS, Amount, Money
 from budget_tools.pricing import PriceBook
+from budget_tools.registration import make_tool
 from budget_tools.tokens import likely_input_tokens, most_input_tokens, with_margin
 from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
 
@@ -33,7 +33,7 @@ class ModelEstimate(BaseModel):
     input_tokens_source: TokenSource
     expected: Money
     worst_case: Money = Field(description="What must be reserved; the cost never exceeds it.")
-    affordable: bool | None = Field(None, description="Whether worst_case fits what remains; null without a budget.")
+    affordable: bool | None = Field(None, description="Whether worst_case fits what remains; absent without a budget.")
     affordable_turns: int | None = Field(None, description="How many first turns would fit, at their worst case.")
     price_source: str
 
@@ -42,7 +42,7 @@ class EstimateCostResult(BaseModel):
     """Estimates side by side, in the order asked."""
 
     estimates: list[ModelEstimate]
-    remaining: Money | None = Field(None, description="What can still be reserved; null without a budget.")
+    remaining: Money | None = Field(None, description="What can still be reserved; absent without a budget.")
     hint: str = ""
 
 
@@ -214,11 +214,4 @@ def _text(result: EstimateCostResult, turns: int) -> str:
     return "\n".join(lines)
 
 
-TOOL = Tool.from_function(
-    estimate_cost,
-    title="Estimate cost",
-    annotations=ToolAnnotations(
-        read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-    ),
-    meta={"anthropic/alwaysLoad": True},
-)
+TOOL = make_tool(estimate_cost, title="Estimate cost", is_read_only=True, is_idempotent=True, always_load=True)

@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
-from mcp.server.mcpserver.tools import Tool
-from mcp.types import CallToolResult, ToolAnnotations
+from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
 from budget_tools.amounts import PricedAmount, stated_amount
@@ -15,7 +14,7 @@ from budget_tools.cycles import body_of, denial_of, remaining, tightest
 from budget_tools.errors import AuthorityUnavailableError, InvalidArgumentError
 from budget_tools.ids import time_ordered_id
 from budget_tools.money import Amount, Money, UsdMicrocents
-from budget_tools.pricing import PriceBook
+from budget_tools.registration import make_tool
 from budget_tools.subjects import Subject, SubjectArgument
 from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
 
@@ -69,7 +68,7 @@ async def reserve_budget(
     """
     kit = toolkit_of(ctx)
     priced = _amount(
-        kit.prices,
+        kit,
         usd=usd,
         amount=amount,
         unit=unit,
@@ -93,7 +92,7 @@ async def reserve_budget(
 
 
 def _amount(
-    prices: PriceBook,
+    kit: Toolkit,
     *,
     usd: int | None,
     amount: int | None,
@@ -109,7 +108,7 @@ def _amount(
         return stated
     if not model or input_tokens is None or max_output_tokens is None:
         raise InvalidArgumentError(f"To reserve by price, give all of {words}.")
-    bound = prices.worst_case(model, input_tokens=input_tokens, max_output_tokens=max_output_tokens)
+    bound = kit.prices.worst_case(model, input_tokens=input_tokens, max_output_tokens=max_output_tokens)
     return PricedAmount(unit="USD_MICROCENTS", amount=bound)
 
 
@@ -166,11 +165,4 @@ def _text(result: ReserveBudgetResult, *, dry_run: bool) -> str:
     )
 
 
-TOOL = Tool.from_function(
-    reserve_budget,
-    title="Reserve budget",
-    annotations=ToolAnnotations(
-        read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
-    ),
-    meta={"anthropic/alwaysLoad": True},
-)
+TOOL = make_tool(reserve_budget, title="Reserve budget", is_idempotent=False, always_load=True)

@@ -164,7 +164,7 @@ def _problems_of(result: Mapping[str, Any]) -> list[str]:
     problems = [
         f"turn {turn['number']} was charged more than its bound"
         for turn in result["turns"]
-        if turn["charged"] and _charge(turn) > turn["reserved"]["amount"]
+        if _charge(turn) > turn["reserved"]["amount"]
     ]
     charged = sum(_charge(turn) for turn in result["turns"])
     if charged != result["spent"]["amount"]:
@@ -193,7 +193,7 @@ def _table(result: Mapping[str, Any]) -> Table:
 
 
 def _charge(turn: Mapping[str, Any]) -> int:
-    return int(turn["charged"]["amount"]) if turn["charged"] else 0
+    return int(turn["charged"]["amount"]) if "charged" in turn else 0
 
 
 def _audit(console: Console, directory: Path, *, charged: int) -> list[str]:
