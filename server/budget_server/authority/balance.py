@@ -161,6 +161,20 @@ def check_reservable(budget: Budget, amount: int) -> None:
         )
 
 
+def check_affordable(budget: Budget, excess: int) -> None:
+    """Refuse a charge that this budget cannot pay in full.
+
+    Raises:
+        Refusal: 409 BUDGET_EXCEEDED.
+    """
+    if budget.remaining < excess:
+        raise budget.denial(
+            "BUDGET_EXCEEDED",
+            f"Budget for scope {budget.scope} has {budget.remaining} {budget.unit} remaining, {excess} more is needed.",
+            "Settle with a smaller amount, or ask an operator to fund this budget.",
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Charge:
     """What a charge beyond the reserved part came to."""
@@ -179,13 +193,7 @@ def charge_beyond(budgets: Sequence[Budget], excess: int, policy: OveragePolicy)
     """
     if policy == "REJECT":
         for budget in budgets:
-            if budget.remaining < excess:
-                raise budget.denial(
-                    "BUDGET_EXCEEDED",
-                    f"Budget for scope {budget.scope} has {budget.remaining} {budget.unit} remaining,"
-                    f" {excess} more is needed.",
-                    "Settle with a smaller amount, or ask an operator to fund this budget.",
-                )
+            check_affordable(budget, excess)
         for budget in budgets:
             budget.spend(excess)
         return Charge(charged=excess, debt=0)
@@ -199,8 +207,10 @@ def _charge_what_is_there(budgets: Sequence[Budget], excess: int) -> Charge:
     charged = min([excess, *(max(budget.remaining, 0) for budget in budgets)])
     for budget in budgets:
         budget.spend(charged)
-    for budget in short:
-        budget.is_over_limit = True
+    # Only what was capped: nothing is owed where a charge of zero met a budget that was already negative.
+    if charged < excess:
+        for budget in short:
+            budget.is_over_limit = True
     return Charge(charged=charged, debt=0)
 
 

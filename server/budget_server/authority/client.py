@@ -1,8 +1,10 @@
 """The embedded authority behind the interface of ``runcycles.AsyncCyclesClient``.
 
 Upper layers, and the client library's own stream reservations, heartbeat, retries and journal, cannot tell it from an
-HTTP
-client: the same methods, the same ``CyclesResponse`` objects, errors included.
+HTTP client: the same methods, the same ``CyclesResponse`` objects, errors included.
+
+Cancelling a call never leaves it in doubt: what was handed to the ledger is waited for, and a reservation that nobody
+will hear of is withdrawn.
 """
 
 import asyncio
@@ -51,10 +53,16 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
         self._config = config
         assert config.tenant, "an embedded authority speaks for a tenant"
         self._tenant = config.tenant
+        self._is_crowded = False
 
     async def create_reservation(self, request: Body) -> CyclesResponse:
-        """Reserve (Cycles v0, createReservation)."""
-        return await self._apply(ReserveRequest, request, lambda ledger, parsed: ledger.reserve(self._tenant, parsed))
+        """Reserve (Cycles v0, createReservation); a call that is cancelled leaves nothing held."""
+        return await self._apply(
+            ReserveRequest,
+            request,
+            lambda ledger, parsed: ledger.reserve(self._tenant, parsed),
+            undo=lambda ledger, parsed, answer: ledger.withdraw(self._tenant, parsed, answer),
+        )
 
     async def commit_reservation(self, reservation_id: str, request: Body) -> CyclesResponse:
         """Commit (Cycles v0, commitReservation)."""
@@ -106,27 +114,58 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
             await asyncio.to_thread(self._writer.close)
 
     async def _apply(
-        self, model: type[RequestT], body: Body, operation: Callable[[Ledger, RequestT], Answer]
+        self,
+        model: type[RequestT],
+        body: Body,
+        operation: Callable[[Ledger, RequestT], Answer],
+        undo: Callable[[Ledger, RequestT, Answer], None] | None = None,
     ) -> CyclesResponse:
-        wire = body.model_dump(mode="json", exclude_none=True) if isinstance(body, BaseModel) else body
         try:
-            parsed = parse(model, wire)
+            parsed = parse(model, body)
         except Refusal as refusal:
             return _refused(refusal)
-        return await self._answer(lambda ledger: operation(ledger, parsed))
+        return await self._answer(
+            lambda ledger: operation(ledger, parsed),
+            None if undo is None else lambda ledger, answer: undo(ledger, parsed, answer),
+        )
 
-    async def _answer(self, operation: Callable[[Ledger], Answer]) -> CyclesResponse:
+    async def _answer(
+        self, operation: Callable[[Ledger], Answer], undo: Callable[[Ledger, Answer], None] | None = None
+    ) -> CyclesResponse:
+        future = self._lone_operation(operation) or self._writer.submit(operation)
+        cancelled = None if future.done() else await _done(future)
+        if cancelled is not None:
+            if undo is not None and future.exception() is None:
+                answer = future.result()
+                await _done(self._writer.submit(lambda ledger: undo(ledger, answer)))
+            raise cancelled
         try:
-            answer = await _outcome(self._writer.submit(operation))
+            answer = future.result()
         except Refusal as refusal:
             return _refused(refusal)
         except LedgerUnavailableError as exc:
             return _error(503, "INTERNAL_ERROR", str(exc))
         return CyclesResponse.success(answer.status, answer.body, _headers(self._tenant))
 
+    def _lone_operation(self, operation: Callable[[Ledger], Answer]) -> "Future[Answer] | None":
+        """Run the first operation of an event loop's turn at once; a second one means a crowd, which shares a flush."""
+        if self._is_crowded:
+            return None
+        self._is_crowded = True
+        asyncio.get_running_loop().call_soon(self._disperse)
+        return self._writer.try_now(operation)
 
-async def _outcome(future: "Future[T]") -> T:
-    """Wait for what is already on its way, whatever cancels the waiter: only then is it known what happened."""
+    def _disperse(self) -> None:
+        self._is_crowded = False
+
+
+async def _done(future: "Future[Any]") -> asyncio.CancelledError | None:
+    """Wait until what was handed over is done, whatever cancels the waiter: only then is it known what happened.
+
+    Returns:
+        A cancellation that came meanwhile and is still to be raised. One by an anyio scope stays outside; it meets the
+        caller where it waits next.
+    """
     waiter = asyncio.wrap_future(future)
     cancelled: asyncio.CancelledError | None = None
     with anyio.CancelScope(shield=True):
@@ -135,10 +174,8 @@ async def _outcome(future: "Future[T]") -> T:
                 await asyncio.wait([waiter])
             except asyncio.CancelledError as exc:
                 cancelled = exc
-    if cancelled is not None:
-        waiter.exception()  # seen, so that the loop does not report it as lost
-        raise cancelled
-    return waiter.result()
+    waiter.exception()  # seen, so that the loop does not report it as lost
+    return cancelled
 
 
 def _headers(tenant: str) -> dict[str, str]:

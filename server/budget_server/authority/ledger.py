@@ -30,12 +30,12 @@ The caller owns the transaction (``store.py``): ``begin`` once, then each operat
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import apsw
 
-from budget_server.authority import balance, reservation
-from budget_server.authority.balance import Budget, charge_beyond, check_open, check_reservable
+from budget_server.authority import balance, reservation, tenants
+from budget_server.authority.balance import Budget, charge_beyond, check_affordable, check_open, check_reservable
 from budget_server.authority.refusals import Refusal
 from budget_server.authority.replay import Answer, Slot
 from budget_server.authority.requests import (
@@ -43,7 +43,6 @@ from budget_server.authority.requests import (
     DecideRequest,
     EventRequest,
     ExtendRequest,
-    OveragePolicy,
     ReleaseRequest,
     Request,
     ReserveRequest,
@@ -61,17 +60,6 @@ SWEEP_LIMIT = 1_000
 
 ON_EXPIRY = "on_expiry"
 """Metadata key by which a holder chooses what expiry does: ``"release"`` (the default) or ``"charge"``."""
-
-
-class _Tenant(NamedTuple):
-    status: str = "ACTIVE"
-    default_overage_policy: OveragePolicy = "ALLOW_IF_AVAILABLE"
-    default_ttl_ms: int = 60_000
-    max_ttl_ms: int = 3_600_000
-    max_extensions: int = 10
-
-
-_TENANT_COLUMNS = ", ".join(_Tenant._fields)
 
 
 class Ledger:
@@ -92,7 +80,7 @@ class Ledger:
         """Set the time of this transaction and settle what has expired before it."""
         last_ms = self._db.execute("SELECT now_ms FROM clock").get
         assert isinstance(last_ms, int)
-        self._now_ms = max(wall_ms, last_ms)
+        self._now_ms = max(wall_ms, last_ms, self._now_ms)
         self._sweep()
 
     def remember_time(self) -> None:
@@ -112,15 +100,15 @@ class Ledger:
         return self._once(tenant, "reserve", "", request, lambda: act(tenant, request))
 
     def _reserve(self, tenant: str, request: ReserveRequest) -> Answer:
-        policy = self._tenant(tenant)
-        _refuse_closed(tenant, policy)
+        settings = tenants.load(self._db, tenant)
+        settings.refuse_closed()
         scopes = derive_scopes(request.subject.model_dump())
         estimate, unit = request.estimate.amount, request.estimate.unit
         budgets = self._reservable(scopes, unit, estimate)
         for budget in budgets:
             budget.hold(estimate)
             self._save(budget)
-        ttl_ms = min(policy.default_ttl_ms if request.ttl_ms is None else request.ttl_ms, policy.max_ttl_ms)
+        ttl_ms = min(settings.default_ttl_ms if request.ttl_ms is None else request.ttl_ms, settings.max_ttl_ms)
         reservation_id = time_ordered_id()
         expires_at_ms = self._now_ms + ttl_ms
         self._insert(
@@ -137,11 +125,11 @@ class Ledger:
             action=json_text(plain(request.action)),
             idempotency_key=request.idempotency_key,
             metadata=json_text_or_null(request.metadata),
-            overage_policy=request.overage_policy or policy.default_overage_policy,
+            overage_policy=request.overage_policy or settings.default_overage_policy,
             created_at_ms=self._now_ms,
             expires_at_ms=expires_at_ms,
             grace_ms=request.grace_period_ms,
-            extensions_left=policy.max_extensions,
+            extensions_left=settings.max_extensions,
             on_expiry=_on_expiry(request.metadata) or "release",
         )
         return Answer(
@@ -157,6 +145,19 @@ class Ledger:
                 "balances": _balances(budgets),
             },
         )
+
+    def withdraw(self, tenant: str, request: ReserveRequest, answer: Answer) -> None:
+        """Undo a reserve whose answer reached nobody, as though it had never come: its key is judged afresh.
+
+        A replay is left alone: somebody else holds that reservation.
+        """
+        if answer.is_replay or request.dry_run:
+            return
+        row = self._load(tenant, answer.body["reservation_id"])
+        if row.state == "ACTIVE":
+            self._give_back(row, state="RELEASED", finalized_at_ms=self._now_ms)
+            self._db.execute("DELETE FROM reservations WHERE reservation_id = ?", (row.reservation_id,))
+            Slot(self._db, tenant, "reserve", "", request).forget()
 
     def _dry_run(self, tenant: str, request: ReserveRequest) -> Answer:
         scopes = derive_scopes(request.subject.model_dump())
@@ -184,7 +185,7 @@ class Ledger:
     ) -> tuple[dict[str, Any], list[Budget]]:
         """Run the reserve checks; a denial becomes a body, a bad request stays a refusal."""
         try:
-            _refuse_closed(tenant, self._tenant(tenant))
+            tenants.load(self._db, tenant).refuse_closed()
             budgets = self._reservable(scopes, request.estimate.unit, request.estimate.amount)
         except Refusal as refusal:
             if refusal.status == 400:
@@ -203,7 +204,9 @@ class Ledger:
         return self._once(tenant, "commit", reservation_id, request, lambda: self._commit(tenant, row, request))
 
     def _commit(self, tenant: str, row: Reservation, request: CommitRequest) -> Answer:
-        _refuse_closed(tenant, self._tenant(tenant))
+        tenants.load(self._db, tenant).refuse_closed()
+        if request.actual.amount > row.estimate:
+            self._sweep_all()
         budgets = self._budgets(json.loads(row.budgeted_scopes), row.unit)
         if row.state == "COMMITTED" and row.settled_by == "expiry":
             # Expiry charged the estimate because nobody said what was used. Now somebody does: settle again from the
@@ -249,7 +252,7 @@ class Ledger:
         row = self._load(tenant, reservation_id)
 
         def act() -> Answer:
-            _refuse_closed(tenant, self._tenant(tenant))
+            tenants.load(self._db, tenant).refuse_closed()
             reservation.refuse_settled(row)
             budgets = self._give_back(row, state="RELEASED", finalized_at_ms=self._now_ms)
             released = {"unit": row.unit, "amount": row.estimate}
@@ -266,7 +269,7 @@ class Ledger:
         row = self._load(tenant, reservation_id)
 
         def act() -> Answer:
-            _refuse_closed(tenant, self._tenant(tenant))
+            tenants.load(self._db, tenant).refuse_closed()
             reservation.refuse_settled(row)
             if self._now_ms > row.expires_at_ms:
                 raise reservation.expired(row.reservation_id)
@@ -302,15 +305,19 @@ class Ledger:
         return self._once(tenant, "event", "", request, lambda: self._event(tenant, request))
 
     def _event(self, tenant: str, request: EventRequest) -> Answer:
-        policy = self._tenant(tenant)
-        _refuse_closed(tenant, policy)
+        settings = tenants.load(self._db, tenant)
+        settings.refuse_closed()
+        overage_policy = request.overage_policy or settings.default_overage_policy
         scopes = derive_scopes(request.subject.model_dump())
         amount, unit = request.actual.amount, request.actual.unit
+        self._sweep_all()
         budgets = self._budgets(scopes, unit)
         for budget in budgets:
             check_open(budget)
+            if overage_policy == "REJECT":
+                check_affordable(budget, amount)
         self._require_budget(budgets, scopes, unit)
-        beyond = charge_beyond(budgets, amount, request.overage_policy or policy.default_overage_policy)
+        beyond = charge_beyond(budgets, amount, overage_policy)
         for budget in budgets:
             self._save(budget)
         event_id = time_ordered_id()
@@ -345,7 +352,7 @@ class Ledger:
         row = self._load(tenant, reservation_id)
         if row.state == "EXPIRED":
             raise reservation.expired(reservation_id)
-        return Answer(200, reservation.wire(row, detailed=True))
+        return Answer(200, reservation.wire(row, include=reservation.OPTIONAL_FIELDS))
 
     # -- settling what expired --------------------------------------------------------------------------------------
 
@@ -359,6 +366,11 @@ class Ledger:
         for values in due:
             self._expire(Reservation(*values))
         return bool(due)
+
+    def _sweep_all(self) -> None:
+        """Settle all that is due, however much: a charge must not be capped for want of what nobody holds."""
+        while self._sweep():
+            pass
 
     def _expire(self, row: Reservation) -> None:
         if row.on_expiry == "release":
@@ -449,10 +461,12 @@ class Ledger:
         self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({places})", tuple(columns.values()))  # noqa: S608 - names are ours
 
     def _load(self, tenant: str, reservation_id: str) -> Reservation:
-        values = self._db.execute(
-            f"SELECT {reservation.COLUMNS} FROM reservations WHERE reservation_id = ?",  # noqa: S608 - constants
-            (reservation_id,),
-        ).fetchone()
+        values = None
+        if reservation_id.isascii():  # as all of ours are; SQLite takes no lone surrogate
+            values = self._db.execute(
+                f"SELECT {reservation.COLUMNS} FROM reservations WHERE reservation_id = ?",  # noqa: S608 - constants
+                (reservation_id,),
+            ).fetchone()
         if values is None:
             raise Refusal(404, "NOT_FOUND", f"Reservation not found: {reservation_id}")
         row = Reservation(*values)
@@ -463,10 +477,6 @@ class Ledger:
             self._expire(row)
             return self._load(tenant, reservation_id)
         return row
-
-    def _tenant(self, tenant: str) -> _Tenant:
-        row = self._db.execute(f"SELECT {_TENANT_COLUMNS} FROM tenants WHERE tenant = ?", (tenant,)).fetchone()  # noqa: S608 - constants
-        return _Tenant(*row) if row is not None else _Tenant()
 
     def _once(self, tenant: str, endpoint: str, resource: str, request: Request, act: Callable[[], Answer]) -> Answer:
         """Act on the first use of a key; afterwards replay the first answer (Cycles v0, IDEMPOTENCY).
@@ -501,11 +511,6 @@ def _balances(budgets: Iterable[Budget]) -> list[dict[str, Any]]:
 def _own_tenant(tenant: str, subject: Subject) -> None:
     if subject.tenant is not None and subject.tenant != tenant:
         raise Refusal(403, "FORBIDDEN", f"The subject's tenant is not {tenant}.")
-
-
-def _refuse_closed(tenant: str, policy: _Tenant) -> None:
-    if policy.status == "CLOSED":
-        raise Refusal(409, "TENANT_CLOSED", f"Tenant {tenant} is closed.")
 
 
 def _on_expiry(metadata: Mapping[str, Any] | None) -> str | None:

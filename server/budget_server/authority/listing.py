@@ -13,6 +13,7 @@ from budget_server.authority import balance, reservation
 from budget_server.authority.balance import Budget
 from budget_server.authority.refusals import Refusal
 from budget_server.authority.replay import Answer
+from budget_server.authority.requests import MAX_AMOUNT
 from budget_server.authority.reservation import Reservation
 from budget_tools.scopes import LEVELS
 
@@ -44,6 +45,7 @@ def list_reservations(db: apsw.Connection, tenant: str, query: Mapping[str, str]
     Raises:
         Refusal: 400 for a filter, sort, limit or cursor that cannot be; 403 for another tenant.
     """
+    _check_text(query)
     _own_tenant(tenant, query)
     conditions = ["tenant = ?"]
     values: list[str | int] = [tenant]
@@ -78,8 +80,9 @@ def list_reservations(db: apsw.Connection, tenant: str, query: Mapping[str, str]
         )
     ]
     page = rows[:limit]
+    include = {token.strip() for token in query.get("include", "").split(",")}
     body: dict[str, Any] = {
-        "reservations": [reservation.wire(row, detailed=False) for row in page],
+        "reservations": [reservation.wire(row, include=include) for row in page],
         "has_more": len(rows) > limit,
     }
     if len(rows) > limit:
@@ -94,6 +97,7 @@ def balances(db: apsw.Connection, tenant: str, query: Mapping[str, str]) -> Answ
     Raises:
         Refusal: 400 without any subject filter; 403 for another tenant.
     """
+    _check_text(query)
     if not any(query.get(level) for level in LEVELS):
         raise Refusal(400, "INVALID_REQUEST", f"Give at least one of {', '.join(LEVELS)}.")
     _own_tenant(tenant, query)
@@ -112,6 +116,14 @@ _HAS_SEGMENT = "instr('/' || scope_path || '/', ?) > 0"
 
 def _segment(level: str, value: str) -> str:
     return f"/{level}:{value.lower()}/"
+
+
+def _check_text(query: Mapping[str, str]) -> None:
+    for name, value in query.items():
+        try:
+            value.encode()
+        except UnicodeEncodeError as exc:
+            raise _invalid(name, "must be valid Unicode") from exc
 
 
 def _own_tenant(tenant: str, query: Mapping[str, str]) -> None:
@@ -166,10 +178,13 @@ def _write_cursor(fingerprint: str, value: object, reservation_id: str) -> str:
 def _read_cursor(cursor: str, fingerprint: str) -> tuple[str | int, str]:
     try:
         made_for, value, reservation_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except ValueError as exc:
+    except (ValueError, TypeError, RecursionError) as exc:
         raise _invalid("cursor", "is not one that this authority gave") from exc
-    if made_for != fingerprint or not isinstance(value, str | int) or not isinstance(reservation_id, str):
+    if made_for != fingerprint:
         raise _invalid("cursor", "belongs to another filter or sort order")
+    is_value = value.isascii() if isinstance(value, str) else isinstance(value, int) and abs(value) <= MAX_AMOUNT
+    if not is_value or not (isinstance(reservation_id, str) and reservation_id.isascii()):
+        raise _invalid("cursor", "is not one that this authority gave")
     return value, reservation_id
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import apsw
 
 from budget_server.authority.refusals import Refusal
-from budget_server.authority.requests import Request, json_text, plain
+from budget_server.authority.requests import Request, canonical_json, json_text, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,8 @@ class Answer:
 
     status: int
     body: dict[str, Any]
+    is_replay: bool = False
+    """Whether it was given before, to whoever used the key first."""
 
 
 class Slot:
@@ -29,7 +31,7 @@ class Slot:
     def __init__(self, db: apsw.Connection, tenant: str, endpoint: str, resource: str, request: Request) -> None:
         self._db = db
         self._place = (tenant, endpoint, resource, request.idempotency_key)
-        self._payload_sha256 = hashlib.sha256(json_text(plain(request), sort_keys=True).encode()).digest()
+        self._payload_sha256 = hashlib.sha256(canonical_json(plain(request))).digest()
 
     def first_answer(self) -> Answer | None:
         """Look the first answer up.
@@ -48,7 +50,14 @@ class Slot:
         if payload_sha256 != self._payload_sha256:
             message = f"Idempotency key {self._place[-1]} was used before with another request."
             raise Refusal(409, "IDEMPOTENCY_MISMATCH", message)
-        return Answer(status, json.loads(body))
+        return Answer(status, json.loads(body), is_replay=True)
+
+    def forget(self) -> None:
+        """Judge the key afresh when it comes again."""
+        self._db.execute(
+            "DELETE FROM idempotency WHERE tenant = ? AND endpoint = ? AND resource = ? AND idempotency_key = ?",
+            self._place,
+        )
 
     def keep(self, answer: Answer, now_ms: int) -> None:
         """Store the first answer."""

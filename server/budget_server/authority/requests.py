@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import to_json
 
 from budget_server.authority.refusals import Refusal
 from budget_tools.scopes import LEVEL_VALUE, LEVELS
@@ -150,17 +151,24 @@ RequestT = TypeVar("RequestT", bound=Request)
 
 
 def parse(model: type[RequestT], body: object) -> RequestT:
-    """Check a decoded JSON body.
+    """Check a body: decoded JSON, or a model of the client library's.
 
     Raises:
         Refusal: 400 INVALID_REQUEST naming the first wrong field; nothing was written.
     """
     try:
-        return model.model_validate(body)
+        wire = body.model_dump(mode="json", exclude_none=True) if isinstance(body, BaseModel) else body
+        # Through JSON text even within one process: what could not travel over HTTP (a lone surrogate, NaN, a Python
+        # object) is refused here, so that all that is stored can be hashed, written and shown again.
+        return model.model_validate_json(json.dumps(wire, allow_nan=False, ensure_ascii=False).encode())
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in error["loc"]) or "body"
         raise Refusal(400, "INVALID_REQUEST", f"Validation failed: {field}: {error['msg']}") from exc
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise Refusal(
+            400, "INVALID_REQUEST", "Malformed request body: it holds something that JSON cannot say"
+        ) from exc
 
 
 def plain(model: BaseModel) -> dict[str, Any]:
@@ -168,9 +176,17 @@ def plain(model: BaseModel) -> dict[str, Any]:
     return model.model_dump(exclude_none=True)
 
 
-def json_text(value: object, *, sort_keys: bool = False) -> str:
+def json_text(value: object) -> str:
     """Write compact JSON."""
-    return json.dumps(value, sort_keys=sort_keys, separators=(",", ":"), ensure_ascii=False)
+    return to_json(value).decode()
+
+
+def canonical_json(value: object) -> bytes:
+    """Write the one JSON text that equal values share, whatever the order of their keys."""
+    return _CANONICAL.encode(value).encode()
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def json_text_or_null(value: Mapping[str, Any] | None) -> str | None:

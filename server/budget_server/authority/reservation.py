@@ -1,6 +1,7 @@
 """One reservation: its row, its life and how the protocol shows it."""
 
 import json
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 from budget_server.authority.refusals import Refusal
@@ -54,8 +55,12 @@ def expired(reservation_id: str) -> Refusal:
     return Refusal(410, "RESERVATION_EXPIRED", f"Reservation {reservation_id} has expired.")
 
 
-def wire(row: Reservation, *, detailed: bool) -> dict[str, Any]:
-    """Show a reservation as the protocol does; ``detailed`` adds what only the single view carries."""
+OPTIONAL_FIELDS = frozenset({"metadata", "committed_metadata"})
+"""What a list shows only where its ``include`` asks for it, and the single view always."""
+
+
+def wire(row: Reservation, *, include: Container[str]) -> dict[str, Any]:
+    """Show a reservation as the protocol does, with those of the optional fields that are to be included."""
     body: dict[str, Any] = {
         "reservation_id": row.reservation_id,
         "status": row.state,
@@ -72,8 +77,8 @@ def wire(row: Reservation, *, detailed: bool) -> dict[str, Any]:
         body["finalized_at_ms"] = row.finalized_at_ms
     if row.charged is not None:
         body["committed"] = {"unit": row.unit, "amount": row.charged}
-    if detailed and row.metadata is not None:
+    if "metadata" in include and row.metadata is not None:
         body["metadata"] = json.loads(row.metadata)
-    if detailed and row.committed_metadata is not None:
+    if "committed_metadata" in include and row.committed_metadata is not None:
         body["committed_metadata"] = json.loads(row.committed_metadata)
     return body

@@ -117,11 +117,11 @@ def _m001_ledger(db: apsw.Connection) -> None:
 MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (_m001_ledger,)
 
 
-def migrate(db: apsw.Connection, path: str) -> None:
-    """Bring a ledger to the newest schema; the caller holds the ledger's lock and an open write transaction.
+def check_ours(db: apsw.Connection, path: str) -> None:
+    """Refuse a file that is not a ledger this version knows, before anything is written to it.
 
     Raises:
-        ConfigurationError: the file is another program's database, or a later version's ledger; nothing was written.
+        ConfigurationError: the file is another program's database, or a later version's ledger.
     """
     version = db.pragma("user_version")
     application_id = db.pragma("application_id")
@@ -133,8 +133,12 @@ def migrate(db: apsw.Connection, path: str) -> None:
             f"{path} was written by a later version (schema {version}, this one knows {len(MIGRATIONS)}): "
             "upgrade cycles-budget-mcp."
         )
+
+
+def migrate(db: apsw.Connection) -> None:
+    """Bring a ledger to the newest schema; the caller holds the ledger's lock and an open write transaction."""
+    version = db.pragma("user_version")
     for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
         migration(db)
         db.pragma("user_version", number)
-    if is_empty:
-        db.pragma("application_id", APPLICATION_ID)
+    db.pragma("application_id", APPLICATION_ID)

@@ -11,6 +11,7 @@ SQLite's locks.
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +19,7 @@ import apsw
 
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.refusals import LedgerUnavailableError
-from budget_server.authority.schema import migrate
+from budget_server.authority.schema import check_ours, migrate
 from budget_server.authority.turnstile import Turnstile
 from budget_tools.errors import ConfigurationError
 
@@ -27,6 +28,9 @@ Operation = Callable[[Ledger], T]
 
 LOCK_DEADLINE_SECONDS = 4.0
 """Shorter than the client's own patience with one attempt, so that a wait ends in an answer."""
+
+FOREIGN_LOCK_MS = 1_000
+"""How long SQLite itself waits, beneath the turnstile, for tools that do not know it."""
 
 _OLDEST_SAFE_SQLITE = (3, 51, 3)  # before it, processes that share a WAL file could lose a committed transaction
 _PRAGMAS = {
@@ -39,6 +43,17 @@ _PRAGMAS = {
     "cell_size_check": 1,
     "mmap_size": 0,
 }
+
+
+_OWN_FAULTS = (
+    apsw.ConstraintError,
+    apsw.MismatchError,
+    apsw.RangeError,
+    apsw.TooBigError,
+    apsw.BindingsError,
+    apsw.SQLError,
+)
+"""What one operation may bring upon itself; its neighbours in the group are none the worse."""
 
 
 def wall_ms() -> int:
@@ -66,24 +81,30 @@ class LedgerStore:
             raise ConfigurationError(
                 f"SQLite {apsw.sqlite_lib_version()} can lose commits: install apsw 3.51.3 or newer."
             )
-        self.path = path
+        self.path = _make_private(path)
         self._clock = clock
-        _make_private(path)
-        self._turnstile = Turnstile(path, deadline_seconds=lock_deadline_seconds)
-        try:
-            self._db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW)
-            self._db.set_busy_timeout(1_000)  # beneath the turnstile, for tools that do not know it
-            with self._turnstile:
-                self._prepare()
-        except apsw.Error as exc:
-            self._turnstile.close()
-            raise ConfigurationError(f"The budget ledger {path} cannot be used: {exc}.") from exc
-        except BaseException:
-            self._turnstile.close()
-            raise
+        self._is_open = True
+        with ExitStack() as undo:
+            self._turnstile = Turnstile(self.path, deadline_seconds=lock_deadline_seconds)
+            undo.callback(self._turnstile.close)
+            try:
+                flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW
+                self._db = apsw.Connection(str(self.path), flags=flags)
+                undo.callback(self._db.close)
+                self._db.set_busy_timeout(FOREIGN_LOCK_MS)
+                with self._turnstile:
+                    self._prepare()
+            except (apsw.BusyError, apsw.FullError) as exc:
+                raise LedgerUnavailableError(f"The budget ledger {self.path} could not be opened: {exc}.") from exc
+            except apsw.Error as exc:
+                raise ConfigurationError(
+                    f"The budget ledger {self.path} cannot be used ({exc}): set BUDGET_DATA_DIR to another directory."
+                ) from exc
+            undo.pop_all()
         self._ledger = Ledger(self._db)
 
     def _prepare(self) -> None:
+        check_ours(self._db, str(self.path))
         for pragma, wanted in _PRAGMAS.items():
             self._db.pragma(pragma, wanted)
             if self._db.pragma(pragma) not in (wanted, None):
@@ -91,7 +112,7 @@ class LedgerStore:
                     f"The budget ledger {self.path} does not take {pragma}={wanted}: use a directory on a local disk."
                 )
         with self._db:
-            migrate(self._db, str(self.path))
+            migrate(self._db)
 
     def transact(self, operations: Sequence[Operation[T]]) -> list[T | Exception]:
         """Run operations as one durable transaction and give each its result, or the exception that undid it.
@@ -99,11 +120,39 @@ class LedgerStore:
         Raises:
             LedgerUnavailableError: none of them was written.
         """
+        self._require_open()
         try:
             with self._turnstile:
                 return self._run(operations)
         except apsw.Error as exc:
-            raise LedgerUnavailableError(f"The budget ledger {self.path} could not be written: {exc}.") from exc
+            raise self._unwritten(exc) from exc
+
+    def transact_now(self, operations: Sequence[Operation[T]]) -> list[T | Exception] | None:
+        """Do the same, but wait for nobody: ``None``, with nothing written, where another process is at work.
+
+        Raises:
+            LedgerUnavailableError: none of them was written.
+        """
+        self._require_open()
+        if not self._turnstile.try_enter():
+            return None
+        try:
+            self._db.set_busy_timeout(0)
+            return self._run(operations)
+        except apsw.BusyError:
+            return None
+        except apsw.Error as exc:
+            raise self._unwritten(exc) from exc
+        finally:
+            self._db.set_busy_timeout(FOREIGN_LOCK_MS)
+            self._turnstile.leave()
+
+    def _require_open(self) -> None:
+        if not self._is_open:
+            raise LedgerUnavailableError(f"The budget ledger {self.path} is closed.")
+
+    def _unwritten(self, exc: apsw.Error) -> LedgerUnavailableError:
+        return LedgerUnavailableError(f"The budget ledger {self.path} could not be written: {exc}.")
 
     def _run(self, operations: Sequence[Operation[T]]) -> list[T | Exception]:
         self._db.execute("BEGIN IMMEDIATE")
@@ -124,7 +173,9 @@ class LedgerStore:
         try:
             with self._db:  # a savepoint
                 outcome = operation(self._ledger)
-        except apsw.Error:
+        except apsw.Error as exc:
+            if isinstance(exc, _OWN_FAULTS) and self._db.in_transaction:
+                return exc
             # The storage failed, not the operation: the whole transaction goes.
             raise
         except Exception as exc:
@@ -144,7 +195,10 @@ class LedgerStore:
         return outcome
 
     def close(self) -> None:
-        """Close the file; the last process to leave folds the WAL into it."""
+        """Close the file; the last process to leave folds the WAL into it. Closing again does nothing."""
+        if not self._is_open:
+            return
+        self._is_open = False
         try:
             with self._turnstile:
                 self._db.close()
@@ -154,17 +208,26 @@ class LedgerStore:
             self._turnstile.close()
 
 
-def _make_private(path: Path) -> None:
-    """Make the directory 0700 and an empty file 0600 before SQLite opens it: its WAL then inherits the mode."""
+def _make_private(path: Path) -> Path:
+    """Make the directory 0700 and an empty file 0600 before SQLite opens it: its WAL then inherits the mode.
+
+    Returns:
+        The path as SQLite is to open it. A link to the directory is followed once, here; a link in the ledger's own
+        place is refused: the locks beside it would not be those of the file it leads to.
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = path.parent.resolve(strict=True) / path.name
+        if path.is_symlink():
+            raise ConfigurationError(f"The budget ledger {path} is a symbolic link: put the file itself there.")
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o600)
     except FileExistsError:
         if not path.parent.is_dir():
             raise ConfigurationError(f"{path.parent} is not a directory: set BUDGET_DATA_DIR to one.") from None
-        return
+        return path
     except OSError as exc:
         raise ConfigurationError(
             f"The data directory {path.parent} cannot be written ({exc.strerror}): set BUDGET_DATA_DIR to one that can."
         ) from exc
     os.close(fd)
+    return path

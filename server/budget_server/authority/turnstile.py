@@ -10,10 +10,12 @@ import os
 import random
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 from budget_server.authority.refusals import LedgerUnavailableError
+from budget_tools.errors import ConfigurationError
 
 GATE_POLL_SECONDS = 0.0003
 LOCK_POLL_SECONDS = 0.00005
@@ -53,12 +55,18 @@ class Turnstile:
     Args:
         ledger_path: the ledger; the lock files stand beside it.
         deadline_seconds: longest wait before giving up.
+
+    Raises:
+        ConfigurationError: the lock files cannot be made.
     """
 
     def __init__(self, ledger_path: Path, *, deadline_seconds: float) -> None:
         self._deadline_seconds = deadline_seconds
-        self._gate = _open(ledger_path.with_name(ledger_path.name + ".gate"))
-        self._lock = _open(ledger_path.with_name(ledger_path.name + ".lock"))
+        with ExitStack() as undo:
+            self._gate = _open(ledger_path.with_name(ledger_path.name + ".gate"))
+            undo.callback(os.close, self._gate)
+            self._lock = _open(ledger_path.with_name(ledger_path.name + ".lock"))
+            undo.pop_all()
 
     def __enter__(self) -> None:
         """Wait for our turn.
@@ -76,6 +84,19 @@ class Turnstile:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        """Let the next one in."""
+        self.leave()
+
+    def try_enter(self) -> bool:
+        """Enter only where nobody else is inside or waiting; whoever entered must ``leave``."""
+        if not _try_lock(self._gate):
+            return False
+        try:
+            return _try_lock(self._lock)
+        finally:
+            _unlock(self._gate)
+
+    def leave(self) -> None:
         """Let the next one in."""
         _unlock(self._lock)
 
@@ -95,4 +116,10 @@ class Turnstile:
 
 
 def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    except OSError as exc:
+        raise ConfigurationError(
+            f"The lock file {path} cannot be opened ({exc.strerror}): "
+            "set BUDGET_DATA_DIR to a directory that can be written."
+        ) from exc

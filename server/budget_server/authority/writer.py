@@ -1,22 +1,31 @@
-"""One thread that owns the ledger, so that neither a flush to the disk nor a wait for a lock holds the event loop.
+"""Who may use the ledger's connection, and when: one operation at once, or a thread that works through groups.
 
-What arrives while a transaction is on its way forms the next group (group commit): under load many operations share one
-flush. A future is resolved only after its COMMIT returned.
+A lone operation on an idle ledger runs at once in its caller's thread, which costs less than handing it over.
+Everything else goes to the writer's own thread, so that neither a wait for another process, nor a queue, nor a slow
+disk holds an event loop. What arrives there while a transaction is on its way forms the next group (group commit):
+under load many operations share one flush. A future is resolved only after its COMMIT returned.
 """
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from budget_server.authority.ledger import Ledger
+from budget_server.authority.refusals import LedgerUnavailableError
 from budget_server.authority.store import LedgerStore
 
 T = TypeVar("T")
 
 MAX_GROUP = 64
 """Most operations of one transaction: past this the flush is no longer what costs."""
+
+SLOW_SECONDS = 0.005
+"""A transaction that took longer than this is no longer cheap for whoever waits beside it."""
+
+_PATIENCE = 64  # operations that go to the thread after one was slow
 
 _Work = tuple[Callable[[Ledger], Any], "Future[Any]"]
 
@@ -27,18 +36,60 @@ class Writer:
     def __init__(self, store: LedgerStore) -> None:
         self._store = store
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._is_closed = False
+        self._door = threading.Lock()  # nothing is handed over behind the last of the queue
+        self._connection = threading.Lock()  # the turnstile keeps processes apart, not the threads of one
+        self._avoid_now = 0
         self._thread = threading.Thread(target=self._serve, name="budget-ledger", daemon=True)
         self._thread.start()
 
     def submit(self, operation: Callable[[Ledger], T]) -> "Future[T]":
         """Hand an operation over; the future ends with its result, its ``Refusal``, or ``LedgerUnavailableError``."""
         future: Future[T] = Future()
-        self._queue.put((operation, future))
+        with self._door:
+            if self._is_closed:
+                future.set_exception(LedgerUnavailableError("The budget ledger is closed."))
+            else:
+                self._queue.put((operation, future))
+        return future
+
+    def try_now(self, operation: Callable[[Ledger], T]) -> "Future[T] | None":
+        """Run an operation in this thread, if that takes no waiting and the disk has been quick of late.
+
+        Returns:
+            A future that is done; ``None``, with nothing written, where the operation must be submitted instead.
+        """
+        if self._avoid_now > 0:
+            self._avoid_now -= 1
+            return None
+        if not self._connection.acquire(blocking=False):
+            return None
+        try:
+            if not self._queue.empty():
+                return None
+            started = time.monotonic()
+            future: Future[T] = Future()
+            try:
+                outcomes = self._store.transact_now([operation])
+            except LedgerUnavailableError as exc:
+                future.set_exception(exc)
+                return future
+            if outcomes is None:
+                return None
+            if time.monotonic() - started > SLOW_SECONDS:
+                self._avoid_now = _PATIENCE
+        finally:
+            self._connection.release()
+        _resolve(future, outcomes[0])
         return future
 
     def close(self) -> None:
-        """Finish what was handed over, then close the store."""
-        self._queue.put(None)
+        """Finish what was handed over and close the store; what comes later is refused, closing again does nothing."""
+        with self._door:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._queue.put(None)
         self._thread.join()
         self._store.close()
 
@@ -61,12 +112,19 @@ class Writer:
                 self._commit(group)
 
     def _commit(self, group: list[_Work]) -> None:
+        # From here on a future cannot be cancelled; one that was is not run.
+        group = [work for work in group if work[1].set_running_or_notify_cancel()]
         try:
-            outcomes = self._store.transact([operation for operation, _ in group])
+            with self._connection:
+                outcomes = self._store.transact([operation for operation, _ in group])
         except Exception as exc:
             outcomes = [exc] * len(group)
         for (_, future), outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
+            _resolve(future, outcome)
+
+
+def _resolve(future: "Future[T]", outcome: T | Exception) -> None:
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
