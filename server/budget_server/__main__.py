@@ -1,5 +1,6 @@
 """The entry point: without arguments the MCP server on stdio, otherwise the command line."""
 
+import gc
 import logging
 import sys
 
@@ -17,15 +18,22 @@ def main() -> None:
 
         app(prog_name="cycles-budget-mcp")
         return
-    try:
-        from budget_server.settings import read_settings
-        from budget_server.transports import serve_stdio
+    raise SystemExit(_serve())
 
-        code = serve_stdio(read_settings())
+
+def _serve() -> int:
+    # Importing makes a great many objects and no garbage: looking for some takes a twentieth of the start.
+    gc.disable()
+    from budget_server.settings import read_settings
+    from budget_server.transports import serve_stdio
+
+    gc.freeze()
+    gc.enable()
+    try:
+        return serve_stdio(read_settings())
     except ConfigurationError as exc:
         sys.stderr.write(f"cycles-budget-mcp: {exc.message}\n")
-        code = 2
-    raise SystemExit(code)
+        return 2
 
 
 if __name__ == "__main__":

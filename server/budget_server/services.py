@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from budget_server.authority.budgets import allocate_first
+from budget_server.authority.refusals import LedgerUnavailableError
 from budget_server.authority.store import LedgerStore
 from budget_server.settings import Settings
 from budget_tools.errors import ConfigurationError
@@ -45,7 +46,7 @@ class Services:
         self.has_claude: bool = bool(settings.anthropic_api_key.get_secret_value())
         self._store = None if settings.is_remote else _open_ledger(settings)
         if settings.budget_subagent_servers is not None:
-            _ = self.toolbox
+            _ = self.toolbox  # read now: a person looks at the log of the start
 
     @cached_property
     def cycles(self) -> "AsyncCyclesClient":
@@ -134,6 +135,13 @@ class Services:
 
 
 def _open_ledger(settings: Settings) -> LedgerStore:
+    try:
+        return _open_with_first_budget(settings)
+    except LedgerUnavailableError as exc:
+        raise ConfigurationError(str(exc)) from exc
+
+
+def _open_with_first_budget(settings: Settings) -> LedgerStore:
     store = LedgerStore(settings.budget_data_dir / LEDGER_FILE)
     amount = settings.budget_usd
     if amount is not None:

@@ -10,6 +10,7 @@ import anyio
 from budget_server.app import BudgetServer, create_server
 from budget_server.services import Services
 from budget_server.settings import Settings
+from budget_server.stdio import run_stdio
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ async def _serve_stdio(server: BudgetServer, services: Services) -> int:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_end_on_signal, services)
         try:
-            await server.run_stdio_async()
+            await run_stdio(server)
         finally:
             with anyio.CancelScope(shield=True):
                 await _settle(services)

@@ -246,3 +246,19 @@ async def test_two_servers_share_one_ledger(host: Callable[..., Client], environ
 
     assert denied["decision"] == "DENY"
     assert ledger_balance(environment)["reserved"] == 60_000_000
+
+
+async def test_a_message_of_a_megabyte_passes_both_ways(host: Callable[..., Client]) -> None:
+    """A pasted document is one line of the protocol, however long."""
+    document = "spoke " * 200_000
+
+    with anyio.fail_after(60):
+        async with host() as client:
+            estimate = await call(client, "estimate_cost", prompt=document)
+            held = await call(client, "reserve_budget", usd="0.01", action_name="x" * 256)
+            settled = await call(
+                client, "commit_usage", reservation_id=held["reservation_id"], usd="0.01", metadata={"note": document}
+            )
+
+    assert estimate["estimates"][0]["input_tokens"] > 100_000
+    assert settled["charged"]["usd"] == "0.01"

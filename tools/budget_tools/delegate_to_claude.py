@@ -1,20 +1,22 @@
 """The tool ``delegate_to_claude``: hand a whole task to a Claude sub-agent that cannot overspend."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
 from budget_tools.answers import answer
-from budget_tools.delegation.loop import Delegation, Status, Task
-from budget_tools.delegation.turn import TurnRecord
+from budget_tools.delegation.records import Status, Task, TurnRecord
 from budget_tools.errors import InvalidArgumentError
 from budget_tools.ids import time_ordered_id
 from budget_tools.money import Money, UsdMicrocents
 from budget_tools.registration import make_tool
 from budget_tools.subjects import SubjectArgument
 from budget_tools.toolkit import ToolContext, toolkit_of
+
+if TYPE_CHECKING:
+    from budget_tools.delegation.loop import Delegation
 
 MAX_TURNS = 100
 MAX_OUTPUT_TOKENS = 128_000
@@ -98,7 +100,7 @@ async def delegate_to_claude(
     return answer(result, show(result))
 
 
-async def follow(ctx: ToolContext, delegation: Delegation, wait_seconds: float) -> None:
+async def follow(ctx: ToolContext, delegation: "Delegation", wait_seconds: float) -> None:
     """Wait for a delegation, for so long at most, and report its progress to the host meanwhile."""
     with anyio.move_on_after(wait_seconds):
         while not delegation.is_done:
@@ -107,7 +109,7 @@ async def follow(ctx: ToolContext, delegation: Delegation, wait_seconds: float) 
     await ctx.report_progress(delegation.steps, message=delegation.doing)
 
 
-def describe(delegation: Delegation, idempotency_key: str = "") -> DelegationResult:
+def describe(delegation: "Delegation", idempotency_key: str = "") -> DelegationResult:
     """Give the result of a delegation as it stands."""
     hint = delegation.hint
     if not delegation.is_done:

@@ -1,8 +1,9 @@
 """Identifiers made before the first attempt."""
 
-import secrets
+import os
 import time
-import uuid
+
+_RANDOM_BITS = 80
 
 
 def time_ordered_id() -> str:
@@ -11,7 +12,8 @@ def time_ordered_id() -> str:
     New rows land at the end of their index, and no id can be guessed from another.
     """
     unix_ms = time.time_ns() // 1_000_000
-    value = (unix_ms & (2**48 - 1)) << 80 | secrets.randbits(80)
+    value = (unix_ms & (2**48 - 1)) << _RANDOM_BITS | int.from_bytes(os.urandom(_RANDOM_BITS // 8), "big")
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
-    return str(uuid.UUID(int=value))
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

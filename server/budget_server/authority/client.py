@@ -8,7 +8,6 @@ will hear of is withdrawn.
 """
 
 import asyncio
-import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -32,6 +31,7 @@ from budget_server.authority.requests import (
     parse,
 )
 from budget_server.authority.writer import Writer
+from budget_tools.ids import time_ordered_id
 from budget_tools.scopes import LEVELS
 
 T = TypeVar("T")
@@ -179,7 +179,7 @@ async def _done(future: "Future[Any]") -> asyncio.CancelledError | None:
 
 
 def _headers(tenant: str) -> dict[str, str]:
-    return {"x-request-id": str(uuid.uuid4()), "x-cycles-tenant": tenant}
+    return {"x-request-id": time_ordered_id(), "x-cycles-tenant": tenant}
 
 
 def _refused(refusal: Refusal) -> CyclesResponse:
@@ -188,7 +188,7 @@ def _refused(refusal: Refusal) -> CyclesResponse:
 
 def _error(status: int, code: str, message: str, details: dict[str, Any] | None = None) -> CyclesResponse:
     # No trace_id: the client library's ErrorResponse forbids it and would lose the details with it.
-    request_id = str(uuid.uuid4())
+    request_id = time_ordered_id()
     body: dict[str, Any] = {"error": code, "message": message, "request_id": request_id}
     if details:
         body["details"] = details

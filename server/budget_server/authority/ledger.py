@@ -76,12 +76,18 @@ class Ledger:
 
     # -- the transaction's frame ------------------------------------------------------------------------------------
 
-    def begin(self, wall_ms: int) -> None:
-        """Set the time of this transaction and settle what has expired before it."""
-        last_ms = self._db.execute("SELECT now_ms FROM clock").get
-        assert isinstance(last_ms, int)
-        self._now_ms = max(wall_ms, last_ms, self._now_ms)
-        self._sweep()
+    def begin(self, wall_ms: int) -> bool:
+        """Set the time of this transaction and settle what has expired before it; returns whether anything had."""
+        at_least_ms = max(wall_ms, self._now_ms)
+        row = self._db.execute(
+            "SELECT now_ms, EXISTS (SELECT 1 FROM reservations"
+            " WHERE state = 'ACTIVE' AND expires_at_ms + grace_ms < max(now_ms, ?)) FROM clock",
+            (at_least_ms,),
+        ).fetchone()
+        assert row is not None, "the clock has one row"
+        last_ms, is_any_due = row
+        self._now_ms = max(at_least_ms, last_ms)
+        return bool(is_any_due) and self._sweep()
 
     def remember_time(self) -> None:
         """Store this transaction's time, so that a clock set back revives no expired lease."""

@@ -158,21 +158,36 @@ class LedgerStore:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             changes_before = self._db.total_changes()
-            self._ledger.begin(self._clock())
-            outcomes = [self._attempt(operation) for operation in operations]
+            has_settled = self._ledger.begin(self._clock())
+            if len(operations) == 1 and not has_settled:
+                # With nothing beside it to keep, the transaction is savepoint enough.
+                outcomes = [self._attempt(operations[0])]
+                if isinstance(outcomes[0], Exception):
+                    return outcomes
+            else:
+                outcomes = [self._attempt_apart(operation) for operation in operations]
             if self._db.total_changes() != changes_before:
                 self._ledger.remember_time()
             self._db.execute("COMMIT")
         finally:
-            # COMMIT itself may fail and leave the transaction open.
+            # A refused operation leaves the transaction open, and so may a failed COMMIT.
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
         return outcomes
 
+    def _attempt_apart(self, operation: Operation[T]) -> T | Exception:
+        """Attempt one operation among others: what it wrote is undone with it, and only that."""
+
+        def within_savepoint(ledger: Ledger) -> T:
+            with self._db:
+                outcome = operation(ledger)
+            return outcome  # noqa: RET504 - the savepoint may fail when it is left
+
+        return self._attempt(within_savepoint)
+
     def _attempt(self, operation: Operation[T]) -> T | Exception:
         try:
-            with self._db:  # a savepoint
-                outcome = operation(self._ledger)
+            return operation(self._ledger)
         except apsw.Error as exc:
             if isinstance(exc, _OWN_FAULTS) and self._db.in_transaction:
                 return exc
@@ -180,7 +195,6 @@ class LedgerStore:
             raise
         except Exception as exc:
             return exc
-        return outcome
 
     def run(self, operation: Operation[T]) -> T:
         """Run one operation in a transaction of its own.

@@ -23,9 +23,7 @@ MAX_GROUP = 64
 """Most operations of one transaction: past this the flush is no longer what costs."""
 
 SLOW_SECONDS = 0.005
-"""A transaction that took longer than this is no longer cheap for whoever waits beside it."""
-
-_PATIENCE = 64  # operations that go to the thread after one was slow
+"""Where transactions take longer than this on average, they are no longer cheap for whoever waits beside them."""
 
 _Work = tuple[Callable[[Ledger], Any], "Future[Any]"]
 
@@ -39,7 +37,7 @@ class Writer:
         self._is_closed = False
         self._door = threading.Lock()  # nothing is handed over behind the last of the queue
         self._connection = threading.Lock()  # the turnstile keeps processes apart, not the threads of one
-        self._avoid_now = 0
+        self._usual_seconds = 0.0
         self._thread = threading.Thread(target=self._serve, name="budget-ledger", daemon=True)
         self._thread.start()
 
@@ -59,10 +57,7 @@ class Writer:
         Returns:
             A future that is done; ``None``, with nothing written, where the operation must be submitted instead.
         """
-        if self._avoid_now > 0:
-            self._avoid_now -= 1
-            return None
-        if not self._connection.acquire(blocking=False):
+        if self._usual_seconds > SLOW_SECONDS or not self._connection.acquire(blocking=False):
             return None
         try:
             if not self._queue.empty():
@@ -76,8 +71,7 @@ class Writer:
                 return future
             if outcomes is None:
                 return None
-            if time.monotonic() - started > SLOW_SECONDS:
-                self._avoid_now = _PATIENCE
+            self._note_duration(started)
         finally:
             self._connection.release()
         _resolve(future, outcomes[0])
@@ -116,11 +110,17 @@ class Writer:
         group = [work for work in group if work[1].set_running_or_notify_cancel()]
         try:
             with self._connection:
+                started = time.monotonic()
                 outcomes = self._store.transact([operation for operation, _ in group])
+                self._note_duration(started)
         except Exception as exc:
             outcomes = [exc] * len(group)
         for (_, future), outcome in zip(group, outcomes, strict=True):
             _resolve(future, outcome)
+
+    def _note_duration(self, started: float) -> None:
+        """Follow how long a transaction takes of late; one checkpoint among many makes no slow disk."""
+        self._usual_seconds += (time.monotonic() - started - self._usual_seconds) / 8
 
 
 def _resolve(future: "Future[T]", outcome: T | Exception) -> None:

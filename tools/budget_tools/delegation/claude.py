@@ -32,10 +32,13 @@ _AMBIGUOUS_STATUSES = frozenset({408, 499})
 
 @dataclass(kw_only=True, slots=True)
 class Ticket:
-    """Leave for one request under one reservation."""
+    """Leave for one request under one reservation, and what became of it."""
 
     reservation_id: str
     is_used: bool = False
+    """Whether the request may have left."""
+    request_id: str = ""
+    """The API's name for it, once its headers are back: what a person reconciles a broken answer by."""
 
 
 _current_ticket: ContextVar[Ticket | None] = ContextVar("current_ticket", default=None)
@@ -60,7 +63,6 @@ class Reply:
     stop_reason: str | None
     usage: Mapping[str, Any] | None
     model: str
-    request_id: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,8 +72,7 @@ class Failure:
     message: str
     is_surely_unbilled: bool
     is_retryable: bool = False
-    retry_after_seconds: float | None = None
-    request_id: str = ""
+    retry_after_seconds: int | None = None
 
 
 class Claude:
@@ -97,13 +98,16 @@ class Claude:
     async def count_input_tokens(self, request: Mapping[str, Any]) -> int | None:
         """Ask the API, free of charge, how long a prompt is; ``None`` where it does not say."""
         import anthropic
+        import httpx2
 
         countable = {key: request[key] for key in ("model", "messages", "system", "tools") if key in request}
         try:
             counted = await self._client.messages.count_tokens(**countable, timeout=CONNECT_TIMEOUT_SECONDS)
-        except (anthropic.AnthropicError, ValueError):
+        except (anthropic.AnthropicError, httpx2.HTTPError, ValueError):
             return None
-        return counted.input_tokens
+        # The client does not insist on the type that it declares: what is no count is as good as no answer.
+        tokens: object = getattr(counted, "input_tokens", None)
+        return tokens if type(tokens) is int and tokens >= 0 else None
 
     async def send(self, ticket: Ticket, request: Mapping[str, Any]) -> Reply | Failure:
         """Make one attempt and read its stream to the end; raises nothing but cancellation and our own bugs.
@@ -117,13 +121,12 @@ class Claude:
         try:
             with _under(ticket):
                 async with self._client.messages.stream(**request) as stream:
-                    message = await stream.get_final_message()
+                    return _reply(await stream.get_final_message())
         except UngatedRequestError:
             raise
         except Exception as exc:
             # Half of what breaks here is no error of the client's own tree.
             return _failure(exc, ticket)
-        return _reply(message, stream.request_id or "")
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -140,15 +143,18 @@ def _under(ticket: Ticket) -> Iterator[None]:
 
 
 async def _gate(request: "APIRequest", call_next: "AsyncCallNext") -> "AsyncAPIResponse[Any]":
-    if not request.url.endswith(_FREE_PATH):
-        ticket = _current_ticket.get()
-        if ticket is None or ticket.is_used:
-            raise UngatedRequestError("A request to the Claude API was stopped: it carried no live reservation.")
-        ticket.is_used = True
-    return await call_next(request)
+    if request.url == _FREE_PATH:
+        return await call_next(request)
+    ticket = _current_ticket.get()
+    if ticket is None or ticket.is_used:
+        raise UngatedRequestError("A request to the Claude API was stopped: it carried no live reservation.")
+    ticket.is_used = True
+    response = await call_next(request)
+    ticket.request_id = response.headers.get("request-id", "")
+    return response
 
 
-def _reply(message: "Message", request_id: str) -> Reply:
+def _reply(message: "Message") -> Reply:
     # As the client itself would send them back: thinking and its signatures verbatim, fields of its own left out.
     content = [
         block.model_dump(mode="json", exclude_unset=True, exclude=getattr(block, "__api_exclude__", None))
@@ -165,7 +171,6 @@ def _reply(message: "Message", request_id: str) -> Reply:
         stop_reason=message.stop_reason,
         usage=message.model_dump().get("usage"),  # typed as always there, but the client does not insist
         model=message.model,
-        request_id=request_id,
     )
 
 
@@ -180,12 +185,14 @@ def _failure(exc: Exception, ticket: Ticket) -> Failure:
         # A stream's error event comes as a status of 200: work had begun.
         status = exc.status_code
         refused = status in _RETRYABLE_STATUSES or (400 <= status < 500 and status not in _AMBIGUOUS_STATUSES)
+        wait_seconds = _retry_after_seconds(exc.response.headers.get("retry-after"))
+        asks_to_wait = f" It asks to wait {wait_seconds} s." if wait_seconds else ""
         return Failure(
-            message=f"The Claude API answered {status} {exc.type or ''}: {exc.api_message or 'no reason given'}",
+            message=f"The Claude API answered {' '.join(str(part) for part in (status, exc.type) if part)}: "
+            f"{str(exc.api_message or 'no reason given').rstrip('.')}.{asks_to_wait}",
             is_surely_unbilled=refused,
             is_retryable=status in _RETRYABLE_STATUSES,
-            retry_after_seconds=_retry_after_seconds(exc.response.headers.get("retry-after")),
-            request_id=exc.request_id or "",
+            retry_after_seconds=wait_seconds,
         )
     never_sent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
     if isinstance(exc, anthropic.APIConnectionError) and isinstance(exc.__cause__, never_sent):
@@ -193,5 +200,5 @@ def _failure(exc: Exception, ticket: Ticket) -> Failure:
     return Failure(message=f"The answer broke off ({type(exc).__name__}).", is_surely_unbilled=False)
 
 
-def _retry_after_seconds(header: str | None) -> float | None:
+def _retry_after_seconds(header: str | None) -> int | None:
     return int(header) if header is not None and header.isascii() and header.isdigit() and len(header) < 9 else None

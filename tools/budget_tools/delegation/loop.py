@@ -4,10 +4,10 @@ Nothing here spends: a turn does, and only under its reservation (``turn.py``). 
 answered so far is kept and returned.
 """
 
-import json
+import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,37 +17,31 @@ from runcycles import AsyncCyclesClient
 from budget_tools.cycles import remaining
 from budget_tools.delegation.claude import Claude, Reply, ToolUse
 from budget_tools.delegation.policy import fit_turn
+from budget_tools.delegation.records import Status, Task, ToolCallRecord, TurnRecord
 from budget_tools.delegation.stop import Stop
-from budget_tools.delegation.toolbox import SubagentTool, ToolOutcome
-from budget_tools.delegation.turn import ToolCallRecord, TurnPlan, TurnRecord, TurnResult, TurnTaker
-from budget_tools.errors import BudgetError
+from budget_tools.delegation.toolbox import SubagentTool, ToolOutcome, failed
+from budget_tools.delegation.turn import TurnPlan, TurnResult, TurnTaker
+from budget_tools.errors import AuthorityError, BudgetError
 from budget_tools.ids import time_ordered_id
 from budget_tools.money import USD_MICROCENTS, Money, format_usd
 from budget_tools.pricing import PriceBook
-from budget_tools.subjects import Subject
 from budget_tools.tokens import most_input_tokens, with_margin
 
 logger = logging.getLogger(__name__)
 
-Status = Literal["completed", "running", "budget_exhausted", "max_turns", "cancelled", "refused", "failed"]
+OutputLimit = Literal["task", "budget", "caps"]
+"""What limits the length of a turn's answer: what the task asked for, the money that is left, or the budget's caps."""
+
+_CUT_BY: Mapping[OutputLimit, tuple[Status, str]] = {
+    "task": ("completed", "The answer was cut at max_output_tokens: allow more for a longer one."),
+    "budget": ("budget_exhausted", "The last answer was cut where the budget ended."),
+    "caps": ("budget_exhausted", "The answer was cut at the length that the budget's caps allow."),
+}
+
+_CANCELLED = "It was cancelled; what was in flight is settled."
 
 MAX_FITS = 4
 """How often a turn is fitted anew while others take what remains in between."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
-    """What is delegated, and the caller's limits."""
-
-    task: str
-    context: str
-    system: str
-    model: str
-    max_turns: int
-    max_output_tokens: int
-    budget_microcents: int | None
-    tools: tuple[str, ...]
-    subject: Subject
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,8 +94,9 @@ class Delegation:
         return self.status != "running"
 
     async def next_change(self) -> None:
-        """Wait until ``doing`` is told anew."""
-        await self._changed.wait()
+        """Wait until ``doing`` is told anew; returns at once when nothing will be, because it is done."""
+        if not self.is_done:
+            await self._changed.wait()
 
     async def run(self) -> None:
         """Take turns until there is a reason to stop; a caller reads the reason in ``status`` and ``hint``."""
@@ -110,6 +105,10 @@ class Delegation:
                 await self._take_turn()
         except BudgetError as exc:
             self._finish("failed", f"{exc.code}: {exc.message}")
+        except asyncio.CancelledError:
+            # The event loop is ending; nobody may be left waiting for this delegation.
+            self._finish("cancelled", _CANCELLED)
+            raise
         except Exception:
             logger.exception("Delegation %s failed by a fault of this server", self.id)
             self._finish("failed", "This server failed; its log on standard error says how.")
@@ -118,32 +117,38 @@ class Delegation:
 
     async def _take_turn(self) -> None:
         if self.stop.is_requested():
-            self._finish("cancelled", "It was cancelled; what was in flight is settled.")
+            self._finish("cancelled", _CANCELLED)
             return
         if len(self.turns) >= self.task.max_turns:
             self._finish("max_turns", f"It took all of its {self.task.max_turns} turns: allow more with max_turns.")
             return
-        result, is_shortened = await self._fitted_turn()
-        if result is None:
+        taken = await self._fitted_turn()
+        if taken is None:
             return
-        self.turns.append(result.record)
+        result, limit = taken
         if result.reply is not None:
-            await self._take_in(result.reply, result.record, is_shortened=is_shortened)
+            await self._take_in(result.reply, result.record, limit)
         elif self.stop.is_requested():
-            self._finish("cancelled", "It was cancelled; what was in flight is settled.")
+            self._finish("cancelled", _CANCELLED)
         else:
             reason = result.failure.message if result.failure is not None else "The turn was interrupted."
             unknown = " What it cost is not known, so its bound was charged." if result.record.charged else ""
             self._finish("failed", f"{reason}{unknown}")
 
-    async def _fitted_turn(self) -> tuple[TurnResult | None, bool]:
-        """Fit a turn into the money and take it; ``None`` where the money stops the delegation."""
+    async def _fitted_turn(self) -> tuple[TurnResult, OutputLimit] | None:
+        """Fit a turn into the money and take it; ``None`` where the money or a stop ends the delegation before it.
+
+        Beside the result: what limits the length of the answer.
+        """
         number = len(self.turns) + 1
         request = self._request()
         input_tokens = await self._input_bound(request)
         wanted = self.task.max_output_tokens
         allowed = self._own_limit_left()
         for _ in range(MAX_FITS):
+            if self.stop.is_requested():
+                self._finish("cancelled", _CANCELLED)
+                return None
             fit = fit_turn(
                 self._means.prices,
                 self.task.model,
@@ -152,8 +157,7 @@ class Delegation:
                 allowed_microcents=allowed,
             )
             if fit is None:
-                self._exhausted(number)
-                return None, False
+                break
             self._tell(f"turn {number}: asking {self.task.model}, at most ${format_usd(fit.bound_microcents)}")
             plan = TurnPlan(
                 delegation_id=self.id,
@@ -162,32 +166,40 @@ class Delegation:
                 request={**request, "max_tokens": fit.max_output_tokens},
                 bound_microcents=fit.bound_microcents,
             )
-            result = await self._means.turns.take(plan, self.task.subject, self.stop)
-            self.remaining = await remaining(self._means.cycles, self.task.subject, USD_MICROCENTS)
+            result = await self._means.turns.take(plan, self.task.subject, self.stop, self._tell)
             if result.denial is None:
-                return result, fit.max_output_tokens < wanted
+                self.turns.append(result.record)
+                await self._look_at_budget()
+                return result, _limit_of(result, fit.max_output_tokens, wanted)
+            await self._look_at_budget()
             if result.denial.reason_code != "BUDGET_EXCEEDED" or self.remaining is None:
                 self._finish("budget_exhausted", f"{result.denial.reason_code}: {result.denial.hint}")
-                return None, False
+                return None
             # It may still fit with a shorter answer; what remains may also have changed by the time we ask again.
             left = max(self.remaining.amount, 0)
             allowed = left if allowed is None else min(left, allowed)
         self._exhausted(number)
-        return None, False
+        return None
 
-    async def _take_in(self, reply: Reply, record: TurnRecord, *, is_shortened: bool) -> None:
+    async def _look_at_budget(self) -> None:
+        """Note what remains, if it can be read: a turn that was paid for is not lost over it."""
+        try:
+            self.remaining = await remaining(self._means.cycles, self.task.subject, USD_MICROCENTS)
+        except AuthorityError as exc:
+            logger.warning("What remains of the budget is not known: %s", exc.message)
+            self.remaining = None
+
+    async def _take_in(self, reply: Reply, record: TurnRecord, limit: OutputLimit) -> None:
         """Continue by the stop reason of a complete reply."""
         if reply.text:
             self.text = reply.text
-        if reply.stop_reason == "tool_use":
+        if reply.stop_reason == "tool_use" and reply.tool_uses:
             if record.number < self.task.max_turns and not self.stop.is_requested():
                 await self._use_tools(reply, record)
         elif reply.stop_reason in ("end_turn", "stop_sequence"):
             self._finish("completed")
-        elif reply.stop_reason == "max_tokens" and is_shortened:
-            self._finish("budget_exhausted", "The last answer was cut where the budget ended.")
         elif reply.stop_reason == "max_tokens":
-            self._finish("completed", "The answer was cut at max_output_tokens: allow more for a longer one.")
+            self._finish(*_CUT_BY[limit])
         elif reply.stop_reason == "refusal":
             self._finish("refused", "Claude declined the task.")
         elif reply.stop_reason is None:
@@ -218,31 +230,15 @@ class Delegation:
         record.tool_calls = [records[tool_use.id] for tool_use in reply.tool_uses if tool_use.id in records]
         if self.stop.is_requested():
             return
-        results = [
-            {
-                "type": "tool_result",
-                "tool_use_id": tool_use.id,
-                "content": list(outcomes[tool_use.id].content),
-                **({"is_error": True} if outcomes[tool_use.id].is_error else {}),
-            }
-            for tool_use in reply.tool_uses
-        ]
+        results = [_tool_result(tool_use, outcomes[tool_use.id]) for tool_use in reply.tool_uses]
         self._messages.append({"role": "assistant", "content": list(reply.content)})
         self._messages.append({"role": "user", "content": results})
-        # The next prompt is this one, this answer, and what was just appended.
-        self._prompt_tokens = (
-            record.input_tokens
-            + record.cache_read_input_tokens
-            + record.cache_creation_input_tokens
-            + record.output_tokens
-            + len(json.dumps(results, ensure_ascii=False).encode("utf-8", "replace"))
-        )
+        self._prompt_tokens = _next_prompt_tokens(record, results)
 
     async def _use(self, tool_use: ToolUse) -> ToolOutcome:
         tool = self._tools.get(tool_use.name)
         if tool is None:
-            message = f"There is no tool {tool_use.name!r} here."
-            return ToolOutcome(content=[{"type": "text", "text": message}], is_error=True)
+            return failed(f"There is no tool {tool_use.name!r} here.")
         return await tool.call(tool_use.input)
 
     # -- limits and bounds ------------------------------------------------------------------------------------------
@@ -289,3 +285,26 @@ class Delegation:
     def _finish(self, status: Status, hint: str = "") -> None:
         self.status, self.hint = status, hint
         self._tell(self._progress(status))
+
+
+def _limit_of(result: TurnResult, max_output_tokens: int, wanted: int) -> OutputLimit:
+    capped = result.caps.get("max_tokens") if result.caps is not None else None
+    if capped is not None and capped < max_output_tokens:
+        return "caps"
+    return "budget" if max_output_tokens < wanted else "task"
+
+
+def _tool_result(tool_use: ToolUse, outcome: ToolOutcome) -> dict[str, Any]:
+    result = {"type": "tool_result", "tool_use_id": tool_use.id, "content": list(outcome.content)}
+    return {**result, "is_error": True} if outcome.is_error else result
+
+
+def _next_prompt_tokens(record: TurnRecord, results: Sequence[Mapping[str, Any]]) -> int | None:
+    """Bound the next prompt by the last one, its answer, and what was appended since.
+
+    ``None`` where the API did not say how long they were: then only counting again bounds it.
+    """
+    last_prompt = record.input_tokens + record.cache_read_input_tokens + record.cache_creation_input_tokens
+    if not last_prompt:
+        return None
+    return last_prompt + record.output_tokens + most_input_tokens({"messages": [{"role": "user", "content": results}]})

@@ -5,10 +5,11 @@ import asyncio
 from runcycles import AsyncCyclesClient
 
 from budget_tools.delegation.claude import Claude
-from budget_tools.delegation.loop import Delegation, Means, Task
+from budget_tools.delegation.loop import Delegation, Means
+from budget_tools.delegation.records import Task
 from budget_tools.delegation.toolbox import Toolbox
 from budget_tools.delegation.turn import TurnTaker
-from budget_tools.errors import InvalidArgumentError
+from budget_tools.errors import ConfigurationError, InvalidArgumentError
 from budget_tools.ids import time_ordered_id
 from budget_tools.pricing import PriceBook
 
@@ -28,18 +29,19 @@ class DelegationRunner:
         self._by_key: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting = asyncio.Lock()
+        self._is_closed = False
 
     async def start(self, task: Task, idempotency_key: str) -> Delegation:
         """Start a delegation, or join the one that this key started.
 
         Raises:
             InvalidArgumentError: a limit or tool is wrong, or the key came with another task; nothing was started.
-            ConfigurationError: a tool's server does not start; nothing was started.
+            ConfigurationError: a tool's server does not start, or this process is ending; nothing was started.
         """
         async with self._starting:
             joined = self._delegations.get(self._by_key.get(idempotency_key, ""))
             if joined is not None:
-                if joined.task != task:
+                if not joined.task.is_same_as(task):
                     message = f"idempotency_key {idempotency_key} was used before with another task: choose a new one."
                     raise InvalidArgumentError(message, code="IDEMPOTENCY_MISMATCH")
                 return joined
@@ -47,6 +49,8 @@ class DelegationRunner:
             if len(self._tasks) >= MAX_RUNNING:
                 raise InvalidArgumentError(f"{MAX_RUNNING} delegations are running already: wait for one to end.")
             tools = await self._toolbox.open(task.tools)
+            if self._is_closed:
+                raise ConfigurationError("This server is ending: nothing new is delegated.")
             delegation = Delegation(time_ordered_id(), task, tools, self._means)
             self._keep(delegation, idempotency_key)
             # A task of the process: the call that asked for it may be cut off long before it is done.
@@ -70,7 +74,8 @@ class DelegationRunner:
         return delegation
 
     async def aclose(self) -> None:
-        """Stop everything that runs, and wait until it is settled."""
+        """Stop everything that runs, let nothing new start, and wait until all is settled."""
+        self._is_closed = True
         for delegation in self._delegations.values():
             delegation.stop.request()
         if self._tasks:

@@ -1,30 +1,46 @@
 """The MCP servers whose tools a sub-agent may be given.
 
-Each server runs once per process, from the first delegation that needs it until the process ends. Its connection
-lives in a task of its own, because the SDK's client must be left by the task that entered it.
+Each server runs once per process, from the first delegation that needs it until the process ends; one that ends by
+itself is started again for the next call. A connection lives in a task of its own, because the SDK's client must be
+left by the task that entered it.
 """
 
 import asyncio
 import json
+import logging
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
-from mcp import Client, StdioServerParameters
-from mcp.types import ContentBlock, ImageContent, TextContent
+from mcp import Client, MCPError, StdioServerParameters
+from mcp.types import (
+    CONNECTION_CLOSED,
+    CallToolResult,
+    ContentBlock,
+    EmbeddedResource,
+    ImageContent,
+    TextContent,
+    TextResourceContents,
+)
 from mcp.types import Tool as McpTool
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from budget_tools.errors import ConfigurationError, InvalidArgumentError
 
+logger = logging.getLogger(__name__)
+
 START_SECONDS = 30.0
 CALL_SECONDS = 120.0
 MAX_RESULT_CHARACTERS = 100_000
 """Longer results are cut: they would be paid for again on every later turn."""
+
+MAX_IMAGE_CHARACTERS = 5_000_000
+"""Longest base64 of an image; the Messages API refuses larger ones, and with them the whole conversation."""
+
+_IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})  # what the Messages API takes
 
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}", re.ASCII)  # what the Messages API takes
 
@@ -74,35 +90,95 @@ class SubagentTool:
         """Call the tool; whatever goes wrong becomes an error result for Claude to read."""
         try:
             with anyio.fail_after(CALL_SECONDS):
-                result = await self._server.client.call_tool(self._tool.name, dict(arguments))
+                result = await self._server.call(self._tool.name, arguments)
+            return _outcome(result)
         except TimeoutError:
-            return _failed(f"{self.name} gave no answer within {CALL_SECONDS:g} s.")
+            return failed(f"{self.name} gave no answer within {CALL_SECONDS:g} s.")
         except Exception as exc:
-            return _failed(f"{self.name} failed: {exc}")
-        blocks = _blocks(result.content)
-        if not blocks and result.structured_content is not None:
-            blocks = [_text(json.dumps(result.structured_content, ensure_ascii=False))]
-        return ToolOutcome(content=blocks or [_text("(no output)")], is_error=bool(result.is_error))
+            return failed(f"{self.name} failed: {exc}")
 
 
 class _Server:
-    """A running MCP server."""
+    """A configured MCP server: started when it is first needed, and anew after it has ended by itself."""
 
-    def __init__(self, name: str, entry: _ServerEntry) -> None:
+    def __init__(self, name: str, entry: _ServerEntry, origin: str) -> None:
         self.name = name
+        self._entry = entry
+        self._origin = origin
+        self._opening = asyncio.Lock()
+        self._connection: _Connection | None = None
+        self._living: set[_Connection] = set()
+
+    async def tools(self) -> Sequence[McpTool]:
+        """List its tools.
+
+        Raises:
+            ConfigurationError: it cannot be started.
+        """
+        return (await self._connected()).tools
+
+    async def call(self, tool: str, arguments: Mapping[str, Any]) -> CallToolResult:
+        """Call a tool. A call that the server's end cut off is not repeated: it may have done its work."""
+        connection = await self._connected()
+        try:
+            return await connection.client.call_tool(tool, dict(arguments))
+        except MCPError as exc:
+            if exc.code != CONNECTION_CLOSED:
+                raise
+            self._drop(connection)
+            raise _ServerEndedError("its server ended during the call; another call starts it again") from exc
+
+    async def aclose(self) -> None:
+        """Stop what runs or is starting, and wait until it has ended."""
+        living = list(self._living)
+        for connection in living:
+            self._drop(connection)
+        await asyncio.gather(*(connection.ended() for connection in living))
+
+    async def _connected(self) -> "_Connection":
+        async with self._opening:
+            if self._connection is None:
+                if not self._entry.command:
+                    raise ConfigurationError(
+                        f"MCP server {self.name!r} in {self._origin} has no command: "
+                        "only stdio servers can be used yet."
+                    )
+                connection = _Connection(self.name, self._entry, on_end=self._living.discard)
+                self._living.add(connection)
+                try:
+                    await connection.start()
+                except BaseException:
+                    # Also when the caller was cancelled: half a start is none.
+                    connection.leave()
+                    raise
+                self._connection = connection
+            return self._connection
+
+    def _drop(self, connection: "_Connection") -> None:
+        if self._connection is connection:
+            self._connection = None
+        connection.leave()
+
+
+class _ServerEndedError(Exception):
+    """The server's process ended during a call; whether the call had an effect is not known."""
+
+
+class _Connection:
+    """A running process of a server, and the task that holds its client."""
+
+    def __init__(self, name: str, entry: _ServerEntry, *, on_end: Callable[["_Connection"], None]) -> None:
+        self._name = name
         self._parameters = StdioServerParameters(command=entry.command, args=entry.args, env=entry.env, cwd=entry.cwd)
         self._started: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
-        self._leave = asyncio.Event()
+        self._scope = anyio.CancelScope()
         self._task = asyncio.create_task(self._live(), name=f"mcp-server-{name}")
+        self._task.add_done_callback(lambda _: on_end(self))
         self.tools: Sequence[McpTool] = ()
 
     @property
     def client(self) -> Client:
         return self._started.result()
-
-    @property
-    def is_alive(self) -> bool:
-        return not self._task.done()
 
     async def start(self) -> None:
         """Wait until the server has listed its tools.
@@ -113,40 +189,63 @@ class _Server:
         try:
             with anyio.fail_after(START_SECONDS):
                 client = await asyncio.shield(self._started)
-                self.tools = (await client.list_tools()).tools
+                self.tools = await _all_tools(client)
         except TimeoutError as exc:
-            raise ConfigurationError(f"MCP server {self.name!r} did not start within {START_SECONDS:g} s.") from exc
+            raise ConfigurationError(f"MCP server {self._name!r} did not start within {START_SECONDS:g} s.") from exc
         except ConfigurationError:
             raise
         except Exception as exc:
-            raise ConfigurationError(f"MCP server {self.name!r} does not list its tools: {exc}") from exc
+            raise ConfigurationError(f"MCP server {self._name!r} does not list its tools: {exc}") from exc
 
-    async def stop(self) -> None:
-        self._leave.set()
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait([self._task])
+    def leave(self) -> None:
+        """Have the process ended, however far its start has come; the SDK shields the ending itself."""
+        self._scope.cancel()
+
+    async def ended(self) -> None:
+        """Wait until the process has ended."""
+        await asyncio.wait([self._task])
 
     async def _live(self) -> None:
+        reason: object = "it was stopped"
         try:
-            async with Client(self._parameters) as client:
-                self._started.set_result(client)
-                await self._leave.wait()
+            with self._scope:
+                async with Client(self._parameters) as client:
+                    self._started.set_result(client)
+                    await anyio.sleep_forever()
         except Exception as exc:
-            if not self._started.done():
-                self._started.set_exception(
-                    ConfigurationError(f"MCP server {self.name!r} ({self._parameters.command}) does not start: {exc}")
-                )
-                self._started.exception()  # heard even if nobody waits any more
+            reason = _innermost(exc)
+        if not self._started.done():
+            message = f"MCP server {self._name!r} ({self._parameters.command}) does not start: {reason}"
+            self._started.set_exception(ConfigurationError(message))
+            self._started.exception()  # heard even if nobody waits any more
+        elif isinstance(reason, Exception):
+            logger.warning("MCP server %r did not end cleanly: %s", self._name, reason)
+
+
+def _innermost(exc: Exception) -> Exception:
+    """Take an error out of the task groups that it came through: they only say that there was one."""
+    while isinstance(exc, ExceptionGroup):
+        exc = exc.exceptions[0]
+    return exc
+
+
+async def _all_tools(client: Client) -> Sequence[McpTool]:
+    tools: list[McpTool] = []
+    cursor: str | None = None
+    while True:
+        page = await client.list_tools(cursor=cursor)
+        tools += page.tools
+        cursor = page.next_cursor
+        if cursor is None:
+            return tools
 
 
 class Toolbox:
     """The servers of one ``mcpServers`` file, each started when it is first needed."""
 
     def __init__(self, entries: Mapping[str, _ServerEntry], origin: str) -> None:
-        self._entries = entries
         self._origin = origin
-        self._servers: dict[str, _Server] = {}
-        self._starting = asyncio.Lock()
+        self._servers = {name: _Server(name, entry, origin) for name, entry in entries.items()}
 
     @classmethod
     def load(cls, path: Path | None) -> "Toolbox":
@@ -185,14 +284,14 @@ class Toolbox:
         opened: dict[str, SubagentTool] = {}
         for name in names:
             server_name, _, tool_name = name.partition("__")
-            if server_name not in self._entries or not tool_name:
-                known = ", ".join(sorted(self._entries)) or "none"
+            if server_name not in self._servers or not tool_name:
+                known = ", ".join(sorted(self._servers)) or "none"
                 raise InvalidArgumentError(
                     f"tools: {name!r} names no server: write server__tool or server__*; the servers are {known} "
                     f"({self._origin})."
                 )
-            server = await self._server(server_name)
-            offered = {tool.name: SubagentTool(server, tool) for tool in server.tools}
+            server = self._servers[server_name]
+            offered = {tool.name: SubagentTool(server, tool) for tool in await server.tools()}
             chosen = (
                 list(offered.values()) if tool_name == "*" else [offered[tool_name]] if tool_name in offered else []
             )
@@ -206,38 +305,32 @@ class Toolbox:
                 opened[tool.name] = tool
         return opened
 
-    async def _server(self, name: str) -> _Server:
-        async with self._starting:
-            server = self._servers.get(name)
-            if server is None or not server.is_alive:
-                entry = self._entries[name]
-                if not entry.command:
-                    raise ConfigurationError(
-                        f"MCP server {name!r} in {self._origin} has no command: only stdio servers can be used yet."
-                    )
-                server = self._servers[name] = _Server(name, entry)
-                await server.start()
-        return server
-
     async def aclose(self) -> None:
         """Stop every server that was started."""
-        servers = list(self._servers.values())
-        self._servers.clear()
-        for server in servers:
-            await server.stop()
+        await asyncio.gather(*(server.aclose() for server in self._servers.values()))
 
 
-def _blocks(content: Sequence[ContentBlock]) -> list[Mapping[str, Any]]:
-    blocks: list[Mapping[str, Any]] = []
-    for block in content:
-        if isinstance(block, TextContent):
-            blocks.append(_text(block.text))
-        elif isinstance(block, ImageContent):
-            source = {"type": "base64", "media_type": block.mime_type, "data": block.data}
-            blocks.append({"type": "image", "source": source})
-        else:
-            blocks.append(_text(f"({block.type} content, which cannot be passed on)"))
-    return blocks
+def _outcome(result: CallToolResult) -> ToolOutcome:
+    blocks = [block for content in result.content if (block := _block(content)) is not None]
+    if not blocks and result.structured_content is not None:
+        blocks = [_text(json.dumps(result.structured_content, ensure_ascii=False))]
+    return ToolOutcome(content=blocks or [_text("(no output)")], is_error=bool(result.is_error))
+
+
+def _block(content: ContentBlock) -> Mapping[str, Any] | None:
+    """Put a tool's content into what the Messages API takes in a result; it refuses empty text."""
+    if isinstance(content, TextContent):
+        return _text(content.text) if content.text else None
+    if isinstance(content, EmbeddedResource) and isinstance(content.resource, TextResourceContents):
+        return _text(content.resource.text) if content.resource.text else None
+    if (
+        isinstance(content, ImageContent)
+        and content.mime_type in _IMAGE_TYPES
+        and len(content.data) <= MAX_IMAGE_CHARACTERS
+    ):
+        source = {"type": "base64", "media_type": content.mime_type, "data": content.data}
+        return {"type": "image", "source": source}
+    return _text(f"({content.type} content, which cannot be passed on)")
 
 
 def _text(text: str) -> Mapping[str, Any]:
@@ -246,5 +339,6 @@ def _text(text: str) -> Mapping[str, Any]:
     return {"type": "text", "text": text}
 
 
-def _failed(message: str) -> ToolOutcome:
+def failed(message: str) -> ToolOutcome:
+    """Tell Claude that a call failed, and why."""
     return ToolOutcome(content=[_text(message)], is_error=True)

@@ -6,7 +6,8 @@ What a turn does when things go wrong (spend that may have happened is never han
     denied                                          nothing was held, nothing was sent
     not sent, or refused by the API (4xx, 529)      tried again while it may pass, then released
     answered, with a stop reason and usage          committed at its exact cost
-    broke off, cancelled, usage missing             committed at the bound, marked ``actual_source: "bound"``
+    broke off, cancelled, usage missing or unpriced committed at the bound, marked ``actual_source: "bound"``
+    this server failed after the request left       the same
     the process died after the request left         charged at the bound when the lease expires
 
 The last line needs the authority's help: just before the request leaves, the turn extends its lease by a moment with
@@ -14,23 +15,24 @@ The last line needs the authority's help: just before the request leaves, the tu
 lives and otherwise ignores it.
 """
 
+import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import anyio
-from pydantic import BaseModel, Field
 from runcycles import Action, Amount, AsyncCyclesClient, CyclesProtocolError, Unit
 from runcycles import Subject as CyclesSubject
 from runcycles.streaming import AsyncStreamReservation
 
 from budget_tools.cycles import Denial, body_of, denial_from, error_from
 from budget_tools.delegation.claude import Claude, Failure, Reply, Ticket
+from budget_tools.delegation.records import TurnRecord
 from budget_tools.delegation.stop import Stop
 from budget_tools.errors import AuthorityError, UsageError
 from budget_tools.money import Money
-from budget_tools.pricing import PriceBook
+from budget_tools.pricing import Charge, PriceBook
 from budget_tools.subjects import Subject
 from budget_tools.usage import TokenUsage
 
@@ -43,33 +45,6 @@ MAX_ATTEMPTS = 4
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_WAIT_SECONDS = 30.0
 """Longest wait between attempts; an API that asks for more is answered by stopping."""
-
-
-class ToolCallRecord(BaseModel):
-    """One call of a sub-agent's tool."""
-
-    name: str
-    ok: bool
-    duration_ms: int
-
-
-class TurnRecord(BaseModel):
-    """What one turn reserved, did and was charged."""
-
-    number: int
-    model: str
-    reservation_id: str = ""
-    decision: str = Field("ALLOW", description="ALLOW, ALLOW_WITH_CAPS or DENY.")
-    reserved: Money | None = Field(None, description="The turn's worst case, held before its request left.")
-    charged: Money | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_read_input_tokens: int = 0
-    cache_creation_input_tokens: int = 0
-    actual_source: str = Field("", description='"usage" as the API reported it, or "bound" where it is not known.')
-    stop_reason: str = ""
-    tool_calls: list[ToolCallRecord] = []
-    request_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +74,7 @@ class TurnResult:
     denial: Denial | None = None
     failure: Failure | None = None
     caps: Mapping[str, Any] | None = None
+    """What the authority allows beside the amount (Cycles v0, Caps); ``None`` where it sets nothing."""
 
 
 class _UnbilledError(Exception):
@@ -117,8 +93,14 @@ class TurnTaker:
         self._claude = claude
         self._prices = prices
 
-    async def take(self, plan: TurnPlan, subject: Subject, stop: Stop) -> TurnResult:
+    async def take(self, plan: TurnPlan, subject: Subject, stop: Stop, tell: Callable[[str], None]) -> TurnResult:
         """Take one turn; its reservation is settled when this returns, unless the authority is away (then journaled).
+
+        Args:
+            plan: what to ask, and its bound.
+            subject: whose budget.
+            stop: heeded at every wait for Claude.
+            tell: hears what the turn waits for.
 
         Raises:
             AuthorityError: the reserve failed for another reason than budget; nothing was sent.
@@ -144,7 +126,7 @@ class TurnTaker:
                     record.reservation_id = reservation.reservation_id
                     record.decision = reservation.decision.value
                     record.reserved = Money.microcents(plan.bound_microcents)
-                    outcome = await self._call(plan, reservation, stop)
+                    outcome, record.request_id = await self._call(plan, reservation, stop, tell)
                     charged = self._settle(plan, outcome, reservation, record, metadata)
             except _UnbilledError as unbilled:
                 return TurnResult(record=record, failure=unbilled.failure)
@@ -162,8 +144,13 @@ class TurnTaker:
             return TurnResult(record=record, reply=outcome, caps=caps)
         return TurnResult(record=record, failure=outcome, caps=caps)
 
-    async def _call(self, plan: TurnPlan, reservation: AsyncStreamReservation, stop: Stop) -> Reply | Failure | None:
-        """Call Claude under a held reservation; ``None`` when it was stopped after the request left.
+    async def _call(
+        self, plan: TurnPlan, reservation: AsyncStreamReservation, stop: Stop, tell: Callable[[str], None]
+    ) -> tuple[Reply | Failure | None, str]:
+        """Call Claude under a held reservation.
+
+        Returns:
+            What came of it, ``None`` when it was stopped after the request left; and the request's id, if known.
 
         Raises:
             _UnbilledError: nothing was sent, or what was sent was refused unbilled.
@@ -171,28 +158,41 @@ class TurnTaker:
         request = _capped(plan.request, reservation)
         await self._announce_departure(plan, reservation)
         for attempt in range(1, MAX_ATTEMPTS + 1):
+            if stop.is_requested():
+                raise _UnbilledError(None)
             ticket = Ticket(reservation_id=reservation.reservation_id)
             outcome = await self._attempt(ticket, request, stop)
             if outcome is None and not ticket.is_used:
                 raise _UnbilledError(None)
             if not isinstance(outcome, Failure) or not outcome.is_surely_unbilled:
-                return outcome
+                return outcome, ticket.request_id
             wait_seconds = outcome.retry_after_seconds
             if wait_seconds is None:
                 wait_seconds = FIRST_BACKOFF_SECONDS * 2 ** (attempt - 1)
             if not outcome.is_retryable or attempt == MAX_ATTEMPTS or wait_seconds > MAX_WAIT_SECONDS:
                 raise _UnbilledError(outcome)
-            with stop.interruptible() as scope:
+            tell(f"turn {plan.number}: {outcome.message} To try again in {wait_seconds:g} s")
+            with stop.interruptible():
                 await anyio.sleep(wait_seconds)
-            if scope.cancelled_caught:
-                raise _UnbilledError(None)
         raise AssertionError("the last attempt either returned or raised")
 
     async def _attempt(self, ticket: Ticket, request: Mapping[str, Any], stop: Stop) -> Reply | Failure | None:
+        """Make one attempt; nothing that breaks after the request left may leave the reservation as an exception."""
         outcome: Reply | Failure | None = None
-        with stop.interruptible():
-            outcome = await self._claude.send(ticket, request)
-        return outcome  # noqa: RET504 - a stop leaves the block above early
+        try:
+            with stop.interruptible():
+                outcome = await self._claude.send(ticket, request)
+        except asyncio.CancelledError:
+            # Past every shield: the event loop itself is ending. That is a stop like any other.
+            if not ticket.is_used:
+                raise
+            stop.request()
+        except Exception:
+            if not ticket.is_used:
+                raise
+            logger.exception("Reading the answer of a turn failed by a fault of this server")
+            outcome = Failure(message="This server failed while it read the answer.", is_surely_unbilled=False)
+        return outcome
 
     async def _announce_departure(self, plan: TurnPlan, reservation: AsyncStreamReservation) -> None:
         extension = {
@@ -216,18 +216,17 @@ class TurnTaker:
     ) -> int:
         """Fill in what the commit will carry and return the charge, in microcents."""
         usage = _known_usage(outcome)
-        record.request_id = "" if outcome is None else outcome.request_id
-        if usage is None:
-            charged, record.actual_source, price_source = plan.bound_microcents, "bound", ""
-        else:
-            assert isinstance(outcome, Reply)
-            charge = self._prices.cost(plan.model, usage)
-            charged, record.actual_source, price_source = charge.amount_microcents, "usage", charge.price_source
-            if charged > plan.bound_microcents:
-                logger.error(
-                    "Turn %s cost %s microcents, above its bound %s", plan.number, charged, plan.bound_microcents
-                )
+        charge = self._cost(plan.model, usage)
+        charged = plan.bound_microcents if charge is None else charge.amount_microcents
+        if charged > plan.bound_microcents:
+            logger.error("Turn %s cost %s microcents, above its bound %s", plan.number, charged, plan.bound_microcents)
+        record.actual_source = "bound" if charge is None else "usage"
+        metadata["actual_source"] = record.actual_source
+        if charge is not None and charge.price_source:
+            metadata["price_source"] = charge.price_source
+        if isinstance(outcome, Reply):
             record.stop_reason = outcome.stop_reason or ""
+        if usage is not None:
             record.input_tokens = usage.input_tokens
             record.output_tokens = usage.output_tokens
             record.cache_read_input_tokens = usage.cache_read_input_tokens
@@ -246,10 +245,17 @@ class TurnTaker:
             "cache_creation_input_tokens": record.cache_creation_input_tokens,
             "web_search_requests": usage.web_search_requests if usage is not None else 0,
         }
-        metadata["actual_source"] = record.actual_source
-        if price_source:
-            metadata["price_source"] = price_source
         return charged
+
+    def _cost(self, model: str, usage: TokenUsage | None) -> Charge | None:
+        """Price usage; ``None`` where it is not known or has no price."""
+        if usage is None:
+            return None
+        try:
+            return self._prices.cost(model, usage)
+        except UsageError as exc:
+            logger.warning("Usage cannot be priced, so the bound is charged: %s", exc.message)
+            return None
 
 
 def _known_usage(outcome: Reply | Failure | None) -> TokenUsage | None:
