@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from budget_server import budget_commands
 from budget_tools.errors import ConfigurationError
 
 app = typer.Typer(
@@ -28,6 +29,9 @@ def root(
     ] = False,
 ) -> None:
     """Let an MCP host spend money safely."""
+
+
+app.add_typer(budget_commands.app, name="budget")
 
 
 @app.command()

@@ -44,7 +44,7 @@ class Services:
         self.subject: Subject = settings.subject
         self.default_model: str = settings.budget_model
         self.has_claude: bool = bool(settings.anthropic_api_key.get_secret_value())
-        self._store = None if settings.is_remote else _open_ledger(settings)
+        self._store = None if settings.is_remote else open_ledger(settings)
         if settings.budget_subagent_servers is not None:
             _ = self.toolbox  # read now: a person looks at the log of the start
 
@@ -134,7 +134,12 @@ class Services:
             self._store.close()
 
 
-def _open_ledger(settings: Settings) -> LedgerStore:
+def open_ledger(settings: Settings) -> LedgerStore:
+    """Open this machine's ledger, giving a new one its first budget.
+
+    Raises:
+        ConfigurationError: it cannot be used.
+    """
     try:
         return _open_with_first_budget(settings)
     except LedgerUnavailableError as exc:
@@ -149,9 +154,9 @@ def _open_with_first_budget(settings: Settings) -> LedgerStore:
         before = store.run(lambda ledger: allocate_first(ledger.db, tenant=tenant, unit=USD_MICROCENTS, amount=amount))
         if before is not None and before != amount:
             logger.warning(
-                "BUDGET_USD=%s is ignored: this ledger already has a budget of %s USD, in %s",
+                "BUDGET_USD=%s is ignored: the budget in %s is %s USD already; `cycles-budget-mcp budget` changes it",
                 format_usd(amount),
-                format_usd(before),
                 store.path,
+                format_usd(before),
             )
     return store

@@ -72,9 +72,13 @@ async def _pipes() -> AsyncIterator[tuple[_Lines, _Sink]]:
     os.close(nothing)
     os.dup2(_STDERR, _STDOUT)
     reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(wire_in, "rb"))
+    source, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(wire_in, "rb"))
     transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, os.fdopen(wire_out, "wb"))
-    yield _Lines(reader), _Sink(asyncio.StreamWriter(transport, protocol, None, loop))
+    try:
+        yield _Lines(reader), _Sink(asyncio.StreamWriter(transport, protocol, None, loop))
+    finally:
+        source.close()
+        transport.close()
 
 
 def _is_pipe(fd: int) -> bool:

@@ -48,7 +48,7 @@ async def _end_on_signal(services: Services) -> None:
         async for received in signals:
             await _settle(services)
             sys.stderr.flush()
-            # The thread that reads standard input cannot be interrupted: an orderly way out would wait for it for ever.
+            # Where a thread reads standard input, it cannot be interrupted: an orderly way out would wait for ever.
             os._exit(128 + received)
 
 

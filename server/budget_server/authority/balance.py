@@ -81,6 +81,16 @@ class Budget:
         self.allocated = amount
         self._check()
 
+    def fund(self, amount: int) -> None:
+        """Add to the allocation; a debt is repaid from it first, which keeps what it bought visible as spent."""
+        repaid = min(self.debt, amount)
+        self.allocated += amount
+        self.remaining += amount
+        self.debt -= repaid
+        self.spent += repaid
+        self.is_over_limit = self.debt > self.overdraft_limit
+        self._check()
+
     def _check(self) -> None:
         if max(self.reserved, self.spent, self.debt) > MAX_AMOUNT or self.remaining < -MAX_AMOUNT:
             raise Refusal(500, "INTERNAL_ERROR", f"The amounts of {self.scope} would leave the 64-bit range.")

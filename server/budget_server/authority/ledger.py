@@ -34,7 +34,7 @@ from typing import Any
 
 import apsw
 
-from budget_server.authority import balance, reservation, tenants
+from budget_server.authority import reservation, rows, tenants
 from budget_server.authority.balance import Budget, charge_beyond, check_affordable, check_open, check_reservable
 from budget_server.authority.refusals import Refusal
 from budget_server.authority.replay import Answer, Slot
@@ -113,11 +113,12 @@ class Ledger:
         budgets = self._reservable(scopes, unit, estimate)
         for budget in budgets:
             budget.hold(estimate)
-            self._save(budget)
+            rows.save_budget(self._db, budget)
         ttl_ms = min(settings.default_ttl_ms if request.ttl_ms is None else request.ttl_ms, settings.max_ttl_ms)
         reservation_id = time_ordered_id()
         expires_at_ms = self._now_ms + ttl_ms
-        self._insert(
+        rows.insert(
+            self._db,
             "reservations",
             reservation_id=reservation_id,
             tenant=tenant,
@@ -213,7 +214,7 @@ class Ledger:
         tenants.load(self._db, tenant).refuse_closed()
         if request.actual.amount > row.estimate:
             self._sweep_all()
-        budgets = self._budgets(json.loads(row.budgeted_scopes), row.unit)
+        budgets = rows.find_budgets(self._db, json.loads(row.budgeted_scopes), row.unit)
         if row.state == "COMMITTED" and row.settled_by == "expiry":
             # Expiry charged the estimate because nobody said what was used. Now somebody does: settle again from the
             # start.
@@ -231,7 +232,7 @@ class Ledger:
         for budget in budgets:
             budget.spend_reserved(min(actual, estimate))
             budget.give_back(max(estimate - actual, 0))
-            self._save(budget)
+            rows.save_budget(self._db, budget)
         self._db.execute(
             "UPDATE reservations SET state = 'COMMITTED', charged = ?, debt_incurred = ?, settled_by = 'client',"
             " finalized_at_ms = ?, metrics = ?, committed_metadata = ? WHERE reservation_id = ?",
@@ -295,7 +296,7 @@ class Ledger:
                     "status": "ACTIVE",
                     "expires_at_ms": expires_at_ms,
                     "remaining_ttl_ms": expires_at_ms - self._now_ms,
-                    "balances": _balances(self._budgets(json.loads(row.budgeted_scopes), row.unit)),
+                    "balances": _balances(rows.find_budgets(self._db, json.loads(row.budgeted_scopes), row.unit)),
                 },
             )
 
@@ -317,17 +318,18 @@ class Ledger:
         scopes = derive_scopes(request.subject.model_dump())
         amount, unit = request.actual.amount, request.actual.unit
         self._sweep_all()
-        budgets = self._budgets(scopes, unit)
+        budgets = rows.find_budgets(self._db, scopes, unit)
         for budget in budgets:
             check_open(budget)
             if overage_policy == "REJECT":
                 check_affordable(budget, amount)
-        self._require_budget(budgets, scopes, unit)
+        rows.require_budget(self._db, budgets, scopes, unit)
         beyond = charge_beyond(budgets, amount, overage_policy)
         for budget in budgets:
-            self._save(budget)
+            rows.save_budget(self._db, budget)
         event_id = time_ordered_id()
-        self._insert(
+        rows.insert(
+            self._db,
             "events",
             event_id=event_id,
             tenant=tenant,
@@ -382,9 +384,9 @@ class Ledger:
         if row.on_expiry == "release":
             self._give_back(row, state="EXPIRED", finalized_at_ms=None, settled_by="expiry")
             return
-        for budget in self._budgets(json.loads(row.budgeted_scopes), row.unit):
+        for budget in rows.find_budgets(self._db, json.loads(row.budgeted_scopes), row.unit):
             budget.spend_reserved(row.estimate)
-            self._save(budget)
+            rows.save_budget(self._db, budget)
         self._db.execute(
             "UPDATE reservations SET state = 'COMMITTED', charged = estimate, debt_incurred = 0, settled_by = 'expiry',"
             " finalized_at_ms = ?, committed_metadata = ? WHERE reservation_id = ?",
@@ -394,22 +396,22 @@ class Ledger:
     def _give_back(
         self, row: Reservation, *, state: str, finalized_at_ms: int | None, settled_by: str = "client"
     ) -> list[Budget]:
-        budgets = self._budgets(json.loads(row.budgeted_scopes), row.unit)
+        budgets = rows.find_budgets(self._db, json.loads(row.budgeted_scopes), row.unit)
         for budget in budgets:
             budget.give_back(row.estimate)
-            self._save(budget)
+            rows.save_budget(self._db, budget)
         self._db.execute(
             "UPDATE reservations SET state = ?, settled_by = ?, finalized_at_ms = ? WHERE reservation_id = ?",
             (state, settled_by, finalized_at_ms, row.reservation_id),
         )
         return budgets
 
-    # -- rows -------------------------------------------------------------------------------------------------------
+    # -- what a transaction finds -----------------------------------------------------------------------------------
 
     def _reservable(self, scopes: Sequence[str], unit: str, amount: int) -> list[Budget]:
         """Load the budgets of the scopes and check each, root to leaf."""
         while True:
-            budgets = self._budgets(scopes, unit)
+            budgets = rows.find_budgets(self._db, scopes, unit)
             try:
                 for budget in budgets:
                     check_reservable(budget, amount)
@@ -418,64 +420,13 @@ class Ledger:
                 if self._sweep():
                     continue
                 raise
-            self._require_budget(budgets, scopes, unit)
+            rows.require_budget(self._db, budgets, scopes, unit)
             return budgets
 
-    def _budgets(self, scopes: Iterable[str], unit: str) -> list[Budget]:
-        budgets: list[Budget] = []
-        for scope in scopes:
-            row = self._db.execute(
-                f"SELECT {balance.COLUMNS} FROM budgets WHERE scope = ? AND unit = ?",  # noqa: S608 - constants
-                (scope, unit),
-            ).fetchone()
-            if row is not None:
-                budgets.append(Budget(*row))
-        return budgets
-
-    def _require_budget(self, budgets: Sequence[Budget], scopes: Sequence[str], unit: str) -> None:
-        if budgets:
-            return
-        for scope in scopes:
-            units = [
-                row[0] for row in self._db.execute("SELECT unit FROM budgets WHERE scope = ? ORDER BY unit", (scope,))
-            ]
-            if units:
-                details = {"scope": scope, "requested_unit": unit, "expected_units": units}
-                message = f"Budget for scope {scope} is kept in {', '.join(units)}, not in {unit}."
-                raise Refusal(400, "UNIT_MISMATCH", message, details)
-        raise Refusal(404, "NOT_FOUND", f"Budget not found for provided scope: {scopes[-1]}")
-
-    def _save(self, budget: Budget) -> None:
-        self._db.execute(
-            "UPDATE budgets SET allocated = ?, remaining = ?, reserved = ?, spent = ?, debt = ?, is_over_limit = ?"
-            " WHERE scope = ? AND unit = ?",
-            (
-                budget.allocated,
-                budget.remaining,
-                budget.reserved,
-                budget.spent,
-                budget.debt,
-                int(budget.is_over_limit),
-                budget.scope,
-                budget.unit,
-            ),
-        )
-
-    def _insert(self, table: str, **columns: object) -> None:
-        names = ", ".join(columns)
-        places = ", ".join("?" * len(columns))
-        self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({places})", tuple(columns.values()))  # noqa: S608 - names are ours
-
     def _load(self, tenant: str, reservation_id: str) -> Reservation:
-        values = None
-        if reservation_id.isascii():  # as all of ours are; SQLite takes no lone surrogate
-            values = self._db.execute(
-                f"SELECT {reservation.COLUMNS} FROM reservations WHERE reservation_id = ?",  # noqa: S608 - constants
-                (reservation_id,),
-            ).fetchone()
-        if values is None:
+        row = rows.find_reservation(self._db, reservation_id)
+        if row is None:
             raise Refusal(404, "NOT_FOUND", f"Reservation not found: {reservation_id}")
-        row = Reservation(*values)
         if row.tenant != tenant:
             raise Refusal(403, "FORBIDDEN", "The reservation belongs to another tenant.")
         if row.state == "ACTIVE" and self._now_ms > row.expires_at_ms + row.grace_ms:

@@ -1,0 +1,78 @@
+"""Rows of budgets and reservations, between the tables and the objects that the rules work on."""
+
+from collections.abc import Iterable, Sequence
+
+import apsw
+
+from budget_server.authority import balance, reservation
+from budget_server.authority.balance import Budget
+from budget_server.authority.refusals import Refusal
+from budget_server.authority.reservation import Reservation
+
+
+def find_budgets(db: apsw.Connection, scopes: Iterable[str], unit: str) -> list[Budget]:
+    """Load the budgets that the scopes have in a unit, in the scopes' order; scopes without one are skipped."""
+    budgets: list[Budget] = []
+    for scope in scopes:
+        row = db.execute(
+            f"SELECT {balance.COLUMNS} FROM budgets WHERE scope = ? AND unit = ?",  # noqa: S608 - constants
+            (scope, unit),
+        ).fetchone()
+        if row is not None:
+            budgets.append(Budget(*row))
+    return budgets
+
+
+def require_budget(db: apsw.Connection, budgets: Sequence[Budget], scopes: Sequence[str], unit: str) -> None:
+    """Refuse to move anything where none of the scopes has a budget in the unit.
+
+    Raises:
+        Refusal: 400 UNIT_MISMATCH where one has a budget in another unit, else 404 NOT_FOUND.
+    """
+    if budgets:
+        return
+    for scope in scopes:
+        units = [row[0] for row in db.execute("SELECT unit FROM budgets WHERE scope = ? ORDER BY unit", (scope,))]
+        if units:
+            details = {"scope": scope, "requested_unit": unit, "expected_units": units}
+            message = f"Budget for scope {scope} is kept in {', '.join(units)}, not in {unit}."
+            raise Refusal(400, "UNIT_MISMATCH", message, details)
+    raise Refusal(404, "NOT_FOUND", f"Budget not found for provided scope: {scopes[-1]}")
+
+
+def save_budget(db: apsw.Connection, budget: Budget) -> None:
+    """Write a budget back after its moves; the table's own CHECK asserts the invariant once more."""
+    db.execute(
+        "UPDATE budgets SET"
+        " allocated = ?, remaining = ?, reserved = ?, spent = ?, debt = ?, is_over_limit = ?, status = ?"
+        " WHERE scope = ? AND unit = ?",
+        (
+            budget.allocated,
+            budget.remaining,
+            budget.reserved,
+            budget.spent,
+            budget.debt,
+            int(budget.is_over_limit),
+            budget.status,
+            budget.scope,
+            budget.unit,
+        ),
+    )
+
+
+def find_reservation(db: apsw.Connection, reservation_id: str) -> Reservation | None:
+    """Load a reservation, whoever's it is."""
+    if not reservation_id.isascii():  # as all of ours are; SQLite takes no lone surrogate
+        return None
+    row = db.execute(
+        f"SELECT {reservation.COLUMNS} FROM reservations WHERE reservation_id = ?",  # noqa: S608 - constants
+        (reservation_id,),
+    ).fetchone()
+    return None if row is None else Reservation(*row)
+
+
+def insert(db: apsw.Connection, table: str, **columns: "apsw.SQLiteValue") -> None:
+    """Insert a row; table and columns are named by our own code alone."""
+    names = ", ".join(columns)
+    places = ", ".join("?" * len(columns))
+    db.execute(f"INSERT INTO {table} ({names}) VALUES ({places})", tuple(columns.values()))  # noqa: S608 - see above

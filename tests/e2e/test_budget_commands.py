@@ -1,0 +1,153 @@
+"""People set budgets on the command line, beside servers that are running."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import anyio
+import pytest
+from mcp import Client
+
+from hosting import Environment, call, ledger_balance
+
+pytestmark = pytest.mark.anyio
+
+
+def budget(environment: Environment, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run ``cycles-budget-mcp budget …`` without a terminal."""
+    return subprocess.run(
+        [sys.executable, "-m", "budget_server", "budget", *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def complaint(environment: Environment, *arguments: str) -> str:
+    """Run a command that must refuse, and give its one line."""
+    ended = budget(environment, *arguments)
+    assert ended.returncode == 2, ended.stdout
+    (line,) = ended.stderr.splitlines()
+    return line.removeprefix("cycles-budget-mcp: ")
+
+
+async def test_funding_reaches_a_running_server(host: Callable[..., Client], environment: Environment) -> None:
+    """A budget that ran out can be raised without a restart."""
+    with anyio.fail_after(60):
+        async with host() as client:
+            denied = await call(client, "reserve_budget", usd="1.50")
+            funded = await anyio.to_thread.run_sync(budget, environment, "fund", "1.00")
+            allowed = await call(client, "reserve_budget", usd="1.50")
+
+    assert (denied["decision"], allowed["decision"]) == ("DENY", "ALLOW")
+    assert funded.returncode == 0
+    assert "$2.00" in funded.stdout
+    assert ledger_balance(environment)["allocated"] == 200_000_000
+
+
+async def test_a_frozen_budget_denies_with_its_reason_until_it_is_unfrozen(
+    host: Callable[..., Client], environment: Environment
+) -> None:
+    """Cycles v0, BUDGET_FROZEN: nothing new is reserved, and what is held can still be settled."""
+    with anyio.fail_after(60):
+        async with host() as client:
+            held = await call(client, "reserve_budget", usd="0.10")
+            await anyio.to_thread.run_sync(budget, environment, "freeze")
+            denied = await call(client, "reserve_budget", usd="0.10")
+            settled = await call(client, "commit_usage", reservation_id=held["reservation_id"], usd="0.10")
+            await anyio.to_thread.run_sync(budget, environment, "unfreeze")
+            allowed = await call(client, "reserve_budget", usd="0.10")
+
+    assert (denied["decision"], denied["reason_code"]) == ("DENY", "BUDGET_FROZEN")
+    assert settled["status"] == "COMMITTED"
+    assert allowed["decision"] == "ALLOW"
+
+
+async def test_a_scope_of_its_own_limits_its_agent_within_the_tenant(
+    host: Callable[..., Client], environment: Environment
+) -> None:
+    """Cycles v0, SCOPE DERIVATION: every scope with a budget must bear a reservation."""
+    budget(environment, "allocate", "0.05", "--scope", "tenant:local/agent:Bot")
+
+    with anyio.fail_after(60):
+        async with host() as client:
+            denied = await call(client, "reserve_budget", usd="0.06", subject={"agent": "bot"})
+            allowed = await call(client, "reserve_budget", usd="0.04", subject={"agent": "bot"})
+            others = await call(client, "reserve_budget", usd="0.06")
+
+    assert denied["decision"] == "DENY"
+    assert denied["remaining"]["usd"] == "0.05"
+    assert allowed["affected_scopes"] == ["tenant:local", "tenant:local/agent:bot"]
+    assert others["decision"] == "ALLOW"
+
+
+def test_what_is_shown_is_what_the_ledger_holds(environment: Environment) -> None:
+    """Units beside each other, dollars only for money."""
+    budget(environment, "allocate", "5000", "--unit", "TOKENS")
+
+    shown = budget(environment, "show")
+
+    assert shown.returncode == 0
+    assert "5000 TOKENS" in shown.stdout
+    assert "$1.00" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("allocate", "-5"), ""),
+        (("allocate", "five"), "The amount must be US dollars"),
+        (("fund", "1.5", "--unit", "TOKENS"), "whole number of TOKENS"),
+        (("fund", "99999999999999999999", "--unit", "TOKENS"), "whole number of TOKENS"),
+        (("fund", "5", "--unit", "EUR"), "unit must be one of"),
+        (("fund", "92233720368.54775807"), "cannot hold so much"),
+        (("fund", "1", "--scope", "tenant:local/agent:none"), "allocate one first"),
+        (("allocate", "1", "--scope", "agent:bot"), "not below tenant:local"),
+        (("allocate", "1", "--scope", "tenant:local/agent:a/app:b"), "in the order"),
+        (("allocate", "1", "--scope", "tenant:local/agent"), "level:value"),
+        (("freeze", "--unit", "TOKENS"), "has no budget in TOKENS"),
+    ],
+)
+def test_a_wrong_change_is_one_sentence_and_changes_nothing(
+    environment: Environment, arguments: tuple[str, ...], says: str
+) -> None:
+    """Bad input: what is wrong, where, what to do."""
+    budget(environment, "show")
+    before = ledger_balance(environment)
+
+    ended = budget(environment, *arguments)
+
+    assert ended.returncode == 2
+    assert says in " ".join(ended.stderr.split())
+    assert ledger_balance(environment) == before
+
+
+async def test_less_than_is_in_use_cannot_be_allocated(host: Callable[..., Client], environment: Environment) -> None:
+    """An allocation below what was spent and held would say that money was never there."""
+    with anyio.fail_after(60):
+        async with host() as client:
+            await call(client, "reserve_budget", usd="0.60")
+            line = await anyio.to_thread.run_sync(complaint, environment, "allocate", "0.50")
+
+    assert "60000000" in line
+    assert ledger_balance(environment)["allocated"] == 100_000_000
+
+
+def test_a_closed_budget_stays_closed(environment: Environment) -> None:
+    """Closing is for good, so it is asked for twice."""
+    unasked = budget(environment, "close")
+    closed = budget(environment, "close", "--yes")
+
+    assert unasked.returncode != 0
+    assert closed.returncode == 0
+    assert "closed, which is for good" in complaint(environment, "unfreeze")
+
+
+def test_budgets_of_a_cycles_server_are_set_there(environment: Environment) -> None:
+    """Two places to set one budget would be one too many."""
+    environment |= {"CYCLES_BASE_URL": "http://127.0.0.1:9", "CYCLES_API_KEY": "k", "CYCLES_TENANT": "acme"}
+
+    assert "CYCLES_BASE_URL is set" in complaint(environment, "show")
