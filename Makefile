@@ -24,12 +24,12 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format
 
 bench: $(VENV)/.runtime
-	$(BIN)/python benchmarks/stdio.py
+	$(BIN)/python benchmarks/stdio.py --markdown docs/benchmarks.md
 
 lock: $(VENV)/.dev
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --group build \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group build \
 		--python-version 3.11 --output-file requirements.lock pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --group dev \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group dev \
 		--constraint requirements.lock --python-version 3.11 --output-file requirements-dev.lock pyproject.toml
 
 clean:
