@@ -19,8 +19,8 @@ from mcp.server.stdio import stdio_server
 if TYPE_CHECKING:
     from budget_tools.toolkit import Toolkit
 
-MAX_LINE_BYTES = 1 << 26
-"""Longest message that is read; nothing longer is ever useful here."""
+MAX_LINE_BYTES = 1 << 24
+"""Longest message that is read: a longer one is answered as no message at all, instead of filling the memory."""
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
@@ -45,7 +45,14 @@ class _Lines:
         self._reader = reader
 
     async def __aiter__(self) -> AsyncIterator[str]:
-        while line := await self._reader.readline():
+        while True:
+            try:
+                line = await self._reader.readline()
+            except ValueError:
+                yield "(a line that is too long)"
+                continue
+            if not line:
+                return
             yield line.decode("utf-8", errors="replace")
 
 

@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
+from budget_server.stdio import MAX_LINE_BYTES
 from hosting import Environment, ledger_balance
 
 pytestmark = pytest.mark.anyio
@@ -133,6 +134,33 @@ async def test_a_turn_in_flight_is_charged_at_its_bound_before_the_process_ends(
     assert balance_during["reserved"] > 0
     balance = ledger_balance(environment)
     assert (balance["reserved"], balance["spent"]) == (0, balance_during["reserved"])
+
+
+def test_a_message_past_all_measure_is_refused_and_the_next_one_served(environment: Environment) -> None:
+    """A client that sends without end must fill neither the memory nor the way of others."""
+    with raw_host(environment) as host:
+        host.connect()
+        host.send("tools/call", name="estimate_cost", arguments={"prompt": "x" * (MAX_LINE_BYTES + 1)})
+        host.send("tools/list")
+
+        while "tools" not in host.receive().get("result", {}):
+            pass
+
+        assert host.process.poll() is None
+
+
+def test_a_host_that_dies_takes_its_server_with_it(environment: Environment) -> None:
+    """Both ends of the pipes are gone at once: nobody is left to serve, and nothing is to be complained of."""
+    with raw_host(environment) as host:
+        host.connect()
+        host.send("tools/call", name="reserve_budget", arguments={"usd": "0.10"})
+        assert host.process.stdout is not None
+        host.process.stdout.close()
+        host.end_of_input()
+
+        host.process.wait(10)
+
+    assert ledger_balance(environment)["allocated"] == 100_000_000
 
 
 def test_standard_output_carries_the_protocol_alone(environment: Environment) -> None:
