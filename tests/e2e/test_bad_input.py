@@ -76,6 +76,8 @@ ESTIMATE = [
     ({}, "exactly one way"),
     ({"prompt": "a", "input_tokens": 5}, "exactly one way"),
     ({"messages": []}, "messages must not be empty"),
+    ({"messages": [{"role": "alien", "content": "x"}]}, "messages.0 needs a role"),
+    ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant"}]}, "messages.1 needs a role"),
     ({"input_tokens": -5}, "input_tokens"),
     ({"prompt": "a", "max_output_tokens": 0}, "max_output_tokens"),
     ({"prompt": "a", "turns": 0}, "turns"),

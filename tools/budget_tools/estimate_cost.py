@@ -133,6 +133,9 @@ def _request(
         return None
     if messages is not None and not messages:
         raise InvalidArgumentError("messages must not be empty.")
+    for number, message in enumerate(messages or ()):
+        if message.get("role") not in ("user", "assistant") or not message.get("content"):
+            raise InvalidArgumentError(f"messages.{number} needs a role, user or assistant, and content.")
     request: dict[str, Any] = {"messages": messages or [{"role": "user", "content": prompt}]}
     if system:
         request["system"] = system

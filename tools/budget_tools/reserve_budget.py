@@ -54,7 +54,9 @@ async def reserve_budget(
     action_name: Annotated[str, Field(description="Its name, such as the model.", max_length=256)] = "",
     tags: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=10)] = [],  # noqa: B006 - never changed
     subject: Annotated[SubjectArgument | None, Field(description="Whose budget; the server's own if left out.")] = None,
-    ttl_seconds: Annotated[int, Field(strict=True, ge=1, le=MAX_TTL_SECONDS, description="How long to hold it.")] = 60,
+    ttl_seconds: Annotated[
+        int, Field(strict=True, ge=1, le=MAX_TTL_SECONDS, description="How long to hold it; less may be granted.")
+    ] = 60,
     overage_policy: Annotated[
         OveragePolicy, Field(description="What a commit above the reservation may do.")
     ] = "ALLOW_IF_AVAILABLE",
