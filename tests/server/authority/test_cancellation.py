@@ -102,12 +102,15 @@ async def test_a_reserve_that_is_cancelled_on_its_way_holds_nothing(authority: A
 
 
 async def test_a_stream_that_is_cancelled_while_it_opens_holds_nothing(authority: Authority) -> None:
-    """runcycles, stream_reservation: it waits in a task of its own there, which hears of it natively."""
+    """runcycles, stream_reservation: up to Python 3.11 it waits in a task of its own, which hears of it natively.
+
+    From 3.12 on the reservation opens first, and its body is cancelled where it waits: it is given back all the same.
+    """
 
     async def work(begun: asyncio.Event) -> None:
         begun.set()
         async with stream(authority):
-            pytest.fail("the body must not run")
+            await anyio.sleep_forever()
 
     for how in ("scope", "native"):
         with anyio.fail_after(10), writer_held(authority) as go_on:
