@@ -13,7 +13,7 @@ from budget_tools.answers import answer
 from budget_tools.cycles import body_of, denial_of, remaining, tightest
 from budget_tools.errors import AuthorityUnavailableError, InvalidArgumentError
 from budget_tools.ids import time_ordered_id
-from budget_tools.money import Amount, Money, UsdMicrocents
+from budget_tools.money import USD_MICROCENTS, Amount, Money, UsdMicrocents
 from budget_tools.registration import make_tool
 from budget_tools.subjects import Subject, SubjectArgument
 from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
@@ -89,7 +89,7 @@ async def reserve_budget(
         "overage_policy": overage_policy,
         "dry_run": dry_run,
     }
-    result = await _reserve(kit, spender, priced, body)
+    result = await _reserve(kit, spender, priced, body, can_be_repeated=bool(idempotency_key))
     return answer(result, _text(result, dry_run=dry_run))
 
 
@@ -111,19 +111,22 @@ def _amount(
     if not model or input_tokens is None or max_output_tokens is None:
         raise InvalidArgumentError(f"To reserve by price, give all of {words}.")
     bound = kit.prices.worst_case(model, input_tokens=input_tokens, max_output_tokens=max_output_tokens)
-    return PricedAmount(unit="USD_MICROCENTS", amount=bound)
+    return PricedAmount(unit=USD_MICROCENTS, amount=bound)
 
 
-async def _reserve(kit: Toolkit, spender: Subject, priced: PricedAmount, body: dict[str, Any]) -> ReserveBudgetResult:
+async def _reserve(
+    kit: Toolkit, spender: Subject, priced: PricedAmount, body: dict[str, Any], *, can_be_repeated: bool
+) -> ReserveBudgetResult:
     key = str(body["idempotency_key"])
     response = await kit.cycles.create_reservation(body)
     try:
-        # A host that cancelled while the reserve was on its way never learns the reservation's id.
         await checkpoint_if_cancelled()
     except anyio.get_cancelled_exc_class():
-        if response.body and response.body.get("reservation_id"):
+        # The host will never learn the reservation's id. Where it gave a key, it can ask again, and an earlier call
+        # under that key may already have been given the same reservation.
+        if not can_be_repeated and response.body and response.body.get("reservation_id"):
             with anyio.CancelScope(shield=True):
-                release = {"idempotency_key": f"release-{key}"[:256], "reason": "the host cancelled the call"}
+                release = {"idempotency_key": f"release-{key}", "reason": "the host cancelled the call"}
                 await kit.cycles.release_reservation(response.body["reservation_id"], release)
         raise
     denied = denial_of(response)
