@@ -5,14 +5,15 @@ The invariant of every budget, asserted after every move and again by the table'
     remaining = allocated - spent - reserved - debt
 
 ``remaining`` may be negative, the other four never. ``spent`` is the funded part of consumption, ``debt`` the unfunded.
-``is_over_limit`` is sticky: a capped charge or too much debt sets it, only an operator's funding clears it.
+``is_over_limit`` is sticky: a capped charge or too much debt sets it; only funding, another limit or a new period
+clears it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from budget_server.authority.refusals import Refusal
+from budget_server.authority.refusals import Refusal, deny_detail
 from budget_server.authority.requests import MAX_AMOUNT, OveragePolicy
 from budget_tools.scopes import leaf
 
@@ -33,6 +34,13 @@ class Budget:
     status: str
     caps: str | None
     """The protocol's Caps as JSON text."""
+    period: str
+    """``day``, ``week`` or ``month``; ``none`` where it never starts anew."""
+    time_zone: str
+    """IANA name, for the period's boundaries."""
+    period_end_ms: int | None
+    counted_from_ms: int
+    """Since when ``spent`` counts: the boundary at which it last started anew, 0 where it never has."""
 
     def __post_init__(self) -> None:
         self.is_over_limit = bool(self.is_over_limit)
@@ -91,6 +99,20 @@ class Budget:
         self.is_over_limit = self.debt > self.overdraft_limit
         self._check()
 
+    def start_period(self, at_ms: int) -> None:
+        """Start anew: the allocation is there again, and repays a debt first, which keeps it visible as spent."""
+        repaid = min(self.debt, self.allocated)
+        self.spent, self.debt = repaid, self.debt - repaid
+        self.remaining = self.allocated - self.spent - self.reserved - self.debt
+        self.is_over_limit = self.debt > self.overdraft_limit
+        self.counted_from_ms = at_ms
+        self._check()
+
+    def limit_debt(self, overdraft_limit: int) -> None:
+        """Set the overdraft limit, and with it whether the debt is beyond it."""
+        self.overdraft_limit = overdraft_limit
+        self.is_over_limit = self.debt > overdraft_limit
+
     def _check(self) -> None:
         if max(self.reserved, self.spent, self.debt) > MAX_AMOUNT or self.remaining < -MAX_AMOUNT:
             raise Refusal(500, "INTERNAL_ERROR", f"The amounts of {self.scope} would leave the 64-bit range.")
@@ -98,17 +120,10 @@ class Budget:
         assert self.remaining == self.allocated - self.spent - self.reserved - self.debt, self
 
     def denial(self, code: str, message: str, suggested_fix: str) -> Refusal:
-        """Refuse for want of budget, saying which scope, what remains there and what would help.
-
-        The shape of ``deny_detail`` is the one announced for v0.1.26; v0.1.25 leaves ``details`` open.
-        """
-        deny_detail = {
-            "reason_code": code,
-            "blocked_by_scope": self.scope,
-            "budget_remaining": {"unit": self.unit, "amount": self.remaining},
-            "suggested_fix": suggested_fix,
-        }
-        return Refusal(409, code, message, {"deny_detail": deny_detail})
+        """Refuse for want of budget, saying which scope, what remains there and what would help."""
+        remaining = {"unit": self.unit, "amount": self.remaining}
+        details = deny_detail(code, suggested_fix, blocked_by_scope=self.scope, budget_remaining=remaining)
+        return Refusal(409, code, message, details)
 
     def wire(self) -> dict[str, Any]:
         """Show this budget as the protocol's Balance; zero debt, no limit and no flag are left out."""

@@ -3,20 +3,17 @@
 Upper layers, and the client library's own stream reservations, heartbeat, retries and journal, cannot tell it from an
 HTTP client: the same methods, the same ``CyclesResponse`` objects, errors included.
 
-Cancelling a call never leaves it in doubt: what was handed to the ledger is waited for, and a reservation that nobody
-will hear of is withdrawn.
+Cancelling a call never leaves it in doubt (``async_ledger.py``); a reservation that nobody will hear of is withdrawn.
 """
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any, TypeVar
 
-import anyio
 from pydantic import BaseModel
 from runcycles import AsyncCyclesClient, CyclesConfig, CyclesResponse
 
 from budget_server.authority import listing
+from budget_server.authority.async_ledger import AsyncLedger
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.refusals import LedgerUnavailableError, Refusal
 from budget_server.authority.replay import Answer
@@ -34,7 +31,6 @@ from budget_server.authority.writer import Writer
 from budget_tools.ids import time_ordered_id
 from budget_tools.scopes import LEVELS
 
-T = TypeVar("T")
 RequestT = TypeVar("RequestT", bound=Request)
 Body = BaseModel | dict[str, Any]
 
@@ -49,11 +45,10 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
 
     def __init__(self, writer: Writer, config: CyclesConfig) -> None:
         # super().__init__ would only build an HTTP client that is never used.
-        self._writer = writer
+        self._ledger = AsyncLedger(writer)
         self._config = config
         assert config.tenant, "an embedded authority speaks for a tenant"
         self._tenant = config.tenant
-        self._is_crowded = False
 
     async def create_reservation(self, request: Body) -> CyclesResponse:
         """Reserve (Cycles v0, createReservation); a call that is cancelled leaves nothing held."""
@@ -110,8 +105,7 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
 
     async def aclose(self) -> None:
         """Finish what was handed over and close the ledger."""
-        with anyio.CancelScope(shield=True):
-            await asyncio.to_thread(self._writer.close)
+        await self._ledger.aclose()
 
     async def _apply(
         self,
@@ -132,50 +126,13 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
     async def _answer(
         self, operation: Callable[[Ledger], Answer], undo: Callable[[Ledger, Answer], None] | None = None
     ) -> CyclesResponse:
-        future = self._lone_operation(operation) or self._writer.submit(operation)
-        cancelled = None if future.done() else await _done(future)
-        if cancelled is not None:
-            if undo is not None and future.exception() is None:
-                answer = future.result()
-                await _done(self._writer.submit(lambda ledger: undo(ledger, answer)))
-            raise cancelled
         try:
-            answer = future.result()
+            answer = await self._ledger.run(operation, undo)
         except Refusal as refusal:
             return _refused(refusal)
         except LedgerUnavailableError as exc:
             return _error(503, "INTERNAL_ERROR", str(exc))
         return CyclesResponse.success(answer.status, answer.body, _headers(self._tenant))
-
-    def _lone_operation(self, operation: Callable[[Ledger], Answer]) -> "Future[Answer] | None":
-        """Run the first operation of an event loop's turn at once; a second one means a crowd, which shares a flush."""
-        if self._is_crowded:
-            return None
-        self._is_crowded = True
-        asyncio.get_running_loop().call_soon(self._disperse)
-        return self._writer.try_now(operation)
-
-    def _disperse(self) -> None:
-        self._is_crowded = False
-
-
-async def _done(future: "Future[Any]") -> asyncio.CancelledError | None:
-    """Wait until what was handed over is done, whatever cancels the waiter: only then is it known what happened.
-
-    Returns:
-        A cancellation that came meanwhile and is still to be raised. One by an anyio scope stays outside; it meets the
-        caller where it waits next.
-    """
-    waiter = asyncio.wrap_future(future)
-    cancelled: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
-        while not waiter.done():
-            try:
-                await asyncio.wait([waiter])
-            except asyncio.CancelledError as exc:
-                cancelled = exc
-    waiter.exception()  # seen, so that the loop does not report it as lost
-    return cancelled
 
 
 def _headers(tenant: str) -> dict[str, str]:

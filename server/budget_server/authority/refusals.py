@@ -22,6 +22,14 @@ class Refusal(Exception):  # noqa: N818 - the protocol's word; most refusals are
         self.details = dict(details) if details else None
 
 
+def deny_detail(reason_code: str, suggested_fix: str, **where: object) -> dict[str, Any]:
+    """Build the ``details`` that every 409 carries: what says no, and what would help.
+
+    The shape is the one announced for v0.1.26 of the protocol; v0.1.25 leaves ``details`` open.
+    """
+    return {"deny_detail": {"reason_code": reason_code, **where, "suggested_fix": suggested_fix}}
+
+
 class LedgerUnavailableError(Exception):
     """The ledger gave no definite answer: busy past the deadline, disk full, read-only or damaged.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import apsw
 
-from budget_server.authority.refusals import Refusal
+from budget_server.authority.refusals import Refusal, deny_detail
 from budget_server.authority.requests import Request, canonical_json, json_text, plain
 
 
@@ -48,8 +48,12 @@ class Slot:
             return None
         payload_sha256, status, body = stored
         if payload_sha256 != self._payload_sha256:
-            message = f"Idempotency key {self._place[-1]} was used before with another request."
-            raise Refusal(409, "IDEMPOTENCY_MISMATCH", message)
+            raise Refusal(
+                409,
+                "IDEMPOTENCY_MISMATCH",
+                f"Idempotency key {self._place[-1]} was used before with another request.",
+                deny_detail("IDEMPOTENCY_MISMATCH", "Use a new key for a new request."),
+            )
         return Answer(status, json.loads(body), is_replay=True)
 
     def forget(self) -> None:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import to_json
 
 from budget_server.authority.refusals import Refusal
-from budget_tools.scopes import LEVEL_VALUE, LEVELS
+from budget_tools.scopes import LEVEL_VALUE, LEVELS, derive_scopes
 
 MAX_AMOUNT = 2**63 - 1
 DEFAULT_GRACE_MS = 5_000
@@ -65,6 +65,10 @@ class Subject(BaseModel):
         if not any(getattr(self, level) for level in LEVELS):
             raise ValueError(f"must name at least one of {', '.join(LEVELS)}")
         return self
+
+    def scopes(self) -> tuple[str, ...]:
+        """Derive the paths that this subject draws on, root to leaf."""
+        return derive_scopes(vars(self))
 
 
 class Action(BaseModel):

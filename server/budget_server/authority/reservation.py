@@ -4,7 +4,7 @@ import json
 from collections.abc import Container
 from typing import Any, NamedTuple
 
-from budget_server.authority.refusals import Refusal
+from budget_server.authority.refusals import Refusal, deny_detail
 from budget_server.authority.requests import OveragePolicy
 
 
@@ -33,6 +33,18 @@ class Reservation(NamedTuple):
     settled_by: str | None
     finalized_at_ms: int | None
     committed_metadata: str | None
+    quotas: str | None
+    """The quota buckets that its call was counted in, as JSON."""
+
+    @property
+    def expired_at_ms(self) -> int:
+        """The first moment at which lease and grace are over."""
+        return self.expires_at_ms + self.grace_ms + 1
+
+    @property
+    def is_provisional(self) -> bool:
+        """Whether expiry charged it for want of knowledge; whoever knows better may still commit."""
+        return self.state == "COMMITTED" and self.settled_by == "expiry"
 
 
 COLUMNS = ", ".join(Reservation._fields)
@@ -47,7 +59,12 @@ def refuse_settled(row: Reservation) -> None:
     if row.state == "EXPIRED":
         raise expired(row.reservation_id)
     if row.state != "ACTIVE":
-        raise Refusal(409, "RESERVATION_FINALIZED", f"Reservation {row.reservation_id} is already {row.state.lower()}.")
+        raise Refusal(
+            409,
+            "RESERVATION_FINALIZED",
+            f"Reservation {row.reservation_id} is already {row.state.lower()}.",
+            deny_detail("RESERVATION_FINALIZED", "There is nothing left to do.", blocked_by_scope=row.scope_path),
+        )
 
 
 def expired(reservation_id: str) -> Refusal:

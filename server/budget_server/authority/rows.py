@@ -1,6 +1,7 @@
 """Rows of budgets and reservations, between the tables and the objects that the rules work on."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import apsw
 
@@ -58,6 +59,33 @@ def save_budget(db: apsw.Connection, budget: Budget) -> None:
             budget.unit,
         ),
     )
+
+
+def save_terms(db: apsw.Connection, budget: Budget) -> None:
+    """Write back what a person sets and a boundary moves, beside the amounts."""
+    db.execute(
+        "UPDATE budgets SET overdraft_limit = ?, caps = ?, period = ?, time_zone = ?, period_end_ms = ?,"
+        " counted_from_ms = ? WHERE scope = ? AND unit = ?",
+        (
+            budget.overdraft_limit,
+            budget.caps,
+            budget.period,
+            budget.time_zone,
+            budget.period_end_ms,
+            budget.counted_from_ms,
+            budget.scope,
+            budget.unit,
+        ),
+    )
+
+
+def find_budgets_ending(db: apsw.Connection, end_ms: int) -> list[Budget]:
+    """Load the budgets whose period ends at this moment."""
+    found: list[Any] = db.execute(
+        f"SELECT {balance.COLUMNS} FROM budgets WHERE period_end_ms = ?",  # noqa: S608 - constants
+        (end_ms,),
+    ).fetchall()
+    return [Budget(*row) for row in found]
 
 
 def find_reservation(db: apsw.Connection, reservation_id: str) -> Reservation | None:

@@ -114,7 +114,63 @@ def _m001_ledger(db: apsw.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (_m001_ledger,)
+def _m002_periods_quotas_keys(db: apsw.Connection) -> None:
+    db.execute(
+        """
+        ALTER TABLE budgets ADD COLUMN period TEXT NOT NULL DEFAULT 'none'
+            CHECK (period IN ('none', 'day', 'week', 'month'));
+        ALTER TABLE budgets ADD COLUMN time_zone TEXT NOT NULL DEFAULT 'UTC';
+        ALTER TABLE budgets ADD COLUMN period_end_ms INTEGER CHECK ((period = 'none') = (period_end_ms IS NULL));
+        ALTER TABLE budgets ADD COLUMN counted_from_ms INTEGER NOT NULL DEFAULT 0;
+        CREATE INDEX budgets_by_period_end ON budgets (period_end_ms) WHERE period_end_ms IS NOT NULL;
+
+        CREATE TABLE ended_periods (     -- what a budget had used when it started anew; empty periods leave no row
+            scope TEXT NOT NULL,
+            unit TEXT NOT NULL,
+            start_ms INTEGER NOT NULL,
+            end_ms INTEGER NOT NULL CHECK (end_ms > start_ms),
+            allocated INTEGER NOT NULL CHECK (allocated >= 0),
+            spent INTEGER NOT NULL CHECK (spent >= 0),
+            debt INTEGER NOT NULL CHECK (debt >= 0),   -- carried into the next
+            PRIMARY KEY (scope, unit, start_ms),
+            FOREIGN KEY (scope, unit) REFERENCES budgets (scope, unit)
+        ) STRICT, WITHOUT ROWID;
+
+        CREATE TABLE quotas (            -- set by people; without a row, calls are not counted
+            tenant TEXT NOT NULL,
+            action_kind TEXT NOT NULL,
+            scope TEXT NOT NULL,
+            window TEXT NOT NULL CHECK (window IN ('run', 'minute', 'day')),
+            max_calls INTEGER NOT NULL CHECK (max_calls > 0),
+            PRIMARY KEY (tenant, action_kind, scope, window)
+        ) STRICT, WITHOUT ROWID;
+
+        CREATE TABLE quota_counts (
+            scope TEXT NOT NULL,
+            action_kind TEXT NOT NULL,
+            window TEXT NOT NULL,
+            bucket TEXT NOT NULL,        -- the run, or the start of the minute or day in epoch milliseconds
+            calls INTEGER NOT NULL CHECK (calls >= 0),
+            counted_at_ms INTEGER NOT NULL,
+            PRIMARY KEY (scope, action_kind, window, bucket)
+        ) STRICT, WITHOUT ROWID;
+        ALTER TABLE reservations ADD COLUMN quotas TEXT;   -- JSON: the buckets its call was counted in
+
+        CREATE TABLE api_keys (          -- of the HTTP face; the secrets themselves are nowhere
+            key_id TEXT PRIMARY KEY,
+            tenant TEXT NOT NULL,
+            name TEXT NOT NULL,
+            prefix TEXT NOT NULL,        -- how the secret starts, for people to tell keys apart
+            secret_sha256 BLOB NOT NULL UNIQUE,
+            created_at_ms INTEGER NOT NULL,
+            expires_at_ms INTEGER,
+            revoked_at_ms INTEGER
+        ) STRICT, WITHOUT ROWID;
+        """
+    )
+
+
+MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (_m001_ledger, _m002_periods_quotas_keys)
 
 
 def check_ours(db: apsw.Connection, path: str) -> None:

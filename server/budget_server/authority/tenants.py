@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import apsw
 
-from budget_server.authority.refusals import Refusal
+from budget_server.authority.refusals import Refusal, deny_detail
 from budget_server.authority.requests import OveragePolicy
+from budget_tools.scopes import LEVELS
 
 
 class Tenant(NamedTuple):
@@ -25,7 +26,14 @@ class Tenant(NamedTuple):
             Refusal: 409 TENANT_CLOSED.
         """
         if self.status == "CLOSED":
-            raise Refusal(409, "TENANT_CLOSED", f"Tenant {self.tenant} is closed.")
+            raise Refusal(
+                409,
+                "TENANT_CLOSED",
+                f"Tenant {self.tenant} is closed.",
+                deny_detail(
+                    "TENANT_CLOSED", "Use another tenant.", blocked_by_scope=f"{LEVELS[0]}:{self.tenant.lower()}"
+                ),
+            )
 
 
 _COLUMNS = ", ".join(Tenant._fields)

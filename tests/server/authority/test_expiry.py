@@ -2,7 +2,7 @@
 
 import pytest
 
-from budget_server.authority.ledger import SWEEP_LIMIT
+from budget_server.authority.timekeeping import SWEEP_LIMIT
 from server.authority.harness import BOT, LEAF, ROOT, TENANT, Authority, assert_refused, body_of
 
 pytestmark = pytest.mark.anyio

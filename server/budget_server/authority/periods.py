@@ -1,0 +1,82 @@
+"""Calendar periods of a budget: where one ends, in its owner's own time zone, and what its end leaves behind.
+
+A budget with a period starts anew at each boundary: nothing is spent, what is held stays held, and a debt is repaid
+from the new allocation first. The figures of the period that ended are kept in ``ended_periods``.
+"""
+
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Literal, get_args
+from zoneinfo import ZoneInfo
+
+import apsw
+
+from budget_server.authority import rows
+from budget_server.authority.balance import Budget
+
+Period = Literal["none", "day", "week", "month"]
+PERIODS: tuple[str, ...] = get_args(Period)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def period_end_ms(period: str, time_zone: str, at_ms: int) -> int | None:
+    """Give the first moment after the period that ``at_ms`` lies in: a midnight of the zone, in epoch milliseconds.
+
+    Weeks start on Mondays. Where clocks skip midnight, the day starts at the moment they are set.
+
+    Args:
+        period: one of ``PERIODS``; ``"none"`` never ends.
+        time_zone: an IANA name such as ``Europe/Berlin``.
+        at_ms: epoch milliseconds.
+    """
+    if period == "none":
+        return None
+    zone = ZoneInfo(time_zone)
+    today = datetime.fromtimestamp(at_ms // 1_000, zone).date()
+    end_ms = (datetime.combine(_first_day_after(period, today), time.min, zone) - _EPOCH) // _MILLISECOND
+    assert end_ms > at_ms, (period, time_zone, at_ms)
+    return end_ms
+
+
+def _first_day_after(period: str, today: date) -> date:
+    if period == "day":
+        return today + timedelta(days=1)
+    if period == "week":
+        return today + timedelta(days=7 - today.weekday())
+    return (today.replace(day=1) + timedelta(days=31)).replace(day=1)
+
+
+def next_end_ms(db: apsw.Connection, now_ms: int) -> int | None:
+    """Give the earliest boundary that has passed and is not yet heeded."""
+    row = db.execute("SELECT min(period_end_ms) FROM budgets WHERE period_end_ms <= ?", (now_ms,)).fetchone()
+    return None if row is None else row[0]
+
+
+def end_periods(db: apsw.Connection, end_ms: int) -> None:
+    """Start every budget anew whose period ends at this boundary."""
+    for budget in rows.find_budgets_ending(db, end_ms):
+        if budget.spent or budget.debt:
+            rows.insert(
+                db,
+                "ended_periods",
+                scope=budget.scope,
+                unit=budget.unit,
+                start_ms=budget.counted_from_ms,
+                end_ms=end_ms,
+                allocated=budget.allocated,
+                spent=budget.spent,
+                debt=budget.debt,
+            )
+        budget.start_period(end_ms)
+        rows.save_budget(db, budget)
+        budget.period_end_ms = period_end_ms(budget.period, budget.time_zone, end_ms)
+        rows.save_terms(db, budget)
+
+
+def correct_spent(db: apsw.Connection, budget: Budget, at_ms: int, by: int) -> None:
+    """Correct what was spent in a period that has ended: a provisional charge in it turned out to be another."""
+    db.execute(
+        "UPDATE ended_periods SET spent = spent + ? WHERE scope = ? AND unit = ? AND start_ms <= ? AND ? < end_ms",
+        (by, budget.scope, budget.unit, at_ms, at_ms),
+    )

@@ -1,0 +1,55 @@
+"""What the commands that work on this machine's ledger share: opening it, one sentence for what goes wrong, tables."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+
+from budget_server.authority.refusals import LedgerUnavailableError
+from budget_server.authority.store import LedgerStore
+from budget_server.services import open_ledger
+from budget_server.settings import Settings, read_settings
+from budget_tools.errors import BudgetError, ConfigurationError
+
+_TABLE_COLUMNS = 118
+
+
+def local_settings() -> Settings:
+    """Read the settings of a command that needs the ledger to be this machine's.
+
+    Raises:
+        ConfigurationError: budgets live on a Cycles server.
+    """
+    settings = read_settings()
+    if settings.is_remote:
+        raise ConfigurationError("CYCLES_BASE_URL is set: budgets live on that Cycles server, and are set there.")
+    return settings
+
+
+@contextmanager
+def opened_ledger(settings: Settings) -> Iterator[LedgerStore]:
+    """Open the ledger for one command."""
+    store = open_ledger(settings)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """End a command that cannot do what it was asked with one sentence and exit code 2."""
+    try:
+        yield
+    except (BudgetError, LedgerUnavailableError) as exc:
+        typer.echo(f"cycles-budget-mcp: {exc}", err=True)
+        raise typer.Exit(2) from None
+
+
+def table_console() -> Console:
+    """Give a console for a table, wide enough to be read in a log as well."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _TABLE_COLUMNS)
+    return console
