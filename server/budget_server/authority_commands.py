@@ -1,6 +1,5 @@
 """The commands of the HTTP face: ``cycles-budget-mcp authority`` serves it, ``authority key …`` says who may use it."""
 
-import os
 import socket
 from datetime import UTC, datetime
 from typing import Annotated
@@ -92,8 +91,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as exc:
+        reason = exc.strerror.partition(" (while")[0] if exc.strerror else str(exc)
         raise ConfigurationError(
-            f"Cannot listen on {host}:{port} ({os.strerror(exc.errno or 0)}): free it, or choose another --host or --port."
+            f"Cannot listen on {host}:{port} ({reason}): free it, or choose another --host or --port."
         ) from exc
 
 

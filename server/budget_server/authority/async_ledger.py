@@ -24,7 +24,7 @@ class AsyncLedger:
     """
 
     def __init__(self, writer: Writer) -> None:
-        self._writer = writer
+        self.writer = writer
         self._is_crowded = False
 
     async def run(self, operation: Callable[[Ledger], T], undo: Callable[[Ledger, T], None] | None = None) -> T:
@@ -38,19 +38,19 @@ class AsyncLedger:
             Refusal: the operation refused; nothing was written.
             LedgerUnavailableError: nothing was written.
         """
-        future = self._lone_operation(operation) or self._writer.submit(operation)
+        future = self._lone_operation(operation) or self.writer.submit(operation)
         cancelled = None if future.done() else await _done(future)
         if cancelled is not None:
             if undo is not None and future.exception() is None:
                 result = future.result()
-                await _done(self._writer.submit(lambda ledger: undo(ledger, result)))
+                await _done(self.writer.submit(lambda ledger: undo(ledger, result)))
             raise cancelled
         return future.result()
 
     async def aclose(self) -> None:
         """Finish what was handed over and close the ledger."""
         with anyio.CancelScope(shield=True):
-            await asyncio.to_thread(self._writer.close)
+            await asyncio.to_thread(self.writer.close)
 
     def _lone_operation(self, operation: Callable[[Ledger], T]) -> "Future[T] | None":
         """Run the first operation of an event loop's turn at once; a second one means a crowd, which shares a flush."""
@@ -58,7 +58,7 @@ class AsyncLedger:
             return None
         self._is_crowded = True
         asyncio.get_running_loop().call_soon(self._disperse)
-        return self._writer.try_now(operation)
+        return self.writer.try_now(operation)
 
     def _disperse(self) -> None:
         self._is_crowded = False

@@ -45,7 +45,7 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
 
     def __init__(self, writer: Writer, config: CyclesConfig) -> None:
         # super().__init__ would only build an HTTP client that is never used.
-        self._ledger = AsyncLedger(writer)
+        self.ledger = AsyncLedger(writer)
         self._config = config
         assert config.tenant, "an embedded authority speaks for a tenant"
         self._tenant = config.tenant
@@ -105,7 +105,7 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
 
     async def aclose(self) -> None:
         """Finish what was handed over and close the ledger."""
-        await self._ledger.aclose()
+        await self.ledger.aclose()
 
     async def _apply(
         self,
@@ -127,7 +127,7 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
         self, operation: Callable[[Ledger], Answer], undo: Callable[[Ledger, Answer], None] | None = None
     ) -> CyclesResponse:
         try:
-            answer = await self._ledger.run(operation, undo)
+            answer = await self.ledger.run(operation, undo)
         except Refusal as refusal:
             return _refused(refusal)
         except LedgerUnavailableError as exc:

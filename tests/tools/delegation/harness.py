@@ -1,6 +1,5 @@
 """A delegation bench: this server over a fresh ledger, called as a host calls it, and a scripted Claude on a socket."""
 
-import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -114,7 +113,7 @@ class Bench:
         """Do what an operator would do, or look at what the protocol does not show."""
         cycles = self.services.cycles
         assert isinstance(cycles, EmbeddedCyclesClient)
-        return await asyncio.wrap_future(cycles._writer.submit(operation))
+        return await cycles.ledger.run(operation)
 
     async def set_budget(self, **columns: object) -> None:
         """Change the budget's row: ``status`` or ``caps``."""

@@ -21,7 +21,7 @@ class AbsentAuthority(EmbeddedCyclesClient):
     """An authority that answers some operations with 503, as a real one behind a proxy does while it restarts."""
 
     def __init__(self, inner: EmbeddedCyclesClient) -> None:
-        super().__init__(inner._writer, inner._config)
+        super().__init__(inner.ledger.writer, inner._config)
         self.is_away: Callable[[str], bool] = lambda _: False
         self.committed = anyio.Event()
 
