@@ -1,0 +1,194 @@
+"""The ledger's auditor: proves every invariant over a whole file, from its first row, and says what is wrong.
+
+It opens the file by itself, only to read, and sees one consistent moment of it; servers may go on working. Amounts are
+added up in Python, because a sum in SQLite may leave 64 bits.
+
+What it proves, in this order; where the file itself is damaged, the rest would only repeat that:
+
+1. SQLite can read every page, and the tables are those that the migrations make.
+2. Every budget adds up, and holds exactly the estimates of the ACTIVE reservations over it.
+3. What was charged over a budget since its beginning is what it has spent and owes, ended periods included.
+4. A reservation was settled once, and its first answers say what its row says.
+5. The clock of the ledger is not ahead of the machine's.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import NamedTuple
+
+import apsw
+
+from budget_server.authority.schema import APPLICATION_ID, MIGRATIONS, migrate
+
+MAX_FINDINGS = 100
+"""Most findings that are told; a broken file can have one for every row."""
+
+CLOCK_LEEWAY_MS = 5_000
+"""How far the ledger may be ahead of the machine's clock, which people and programs set."""
+
+BUSY_MS = 5_000
+"""How long it waits for a server that is just recovering or checkpointing the file."""
+
+Place = tuple[str, str]
+"""A scope and a unit: the key of a budget."""
+
+
+class Audit(NamedTuple):
+    """What an audit found."""
+
+    findings: list[str]
+    budgets: int
+    reservations: int
+    events: int
+
+
+def audit(path: Path, now_ms: int) -> Audit:
+    """Check a whole ledger file.
+
+    Args:
+        path: the file; it is opened for reading alone.
+        now_ms: the machine's time, in epoch milliseconds.
+
+    Returns:
+        One sentence for every finding, none for a ledger that is sound.
+
+    Raises:
+        apsw.Error: the file cannot be opened or read at all.
+    """
+    db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_NOFOLLOW)
+    try:
+        db.set_busy_timeout(BUSY_MS)
+        db.execute("BEGIN")  # one moment for all that follows
+        findings = list(islice(_damage(db), MAX_FINDINGS))
+        if findings:
+            return Audit(findings, 0, 0, 0)
+        found = chain(_budgets(db), _consumption(db), _settlements(db), _clock(db, now_ms))
+        return Audit(
+            list(islice(found, MAX_FINDINGS)),
+            _count(db, "budgets"),
+            _count(db, "reservations"),
+            _count(db, "events"),
+        )
+    finally:
+        db.close()
+
+
+def _count(db: apsw.Connection, table: str) -> int:
+    return int(str(db.execute(f"SELECT count(*) FROM {table}").get))  # noqa: S608 - named by our own code
+
+
+def _damage(db: apsw.Connection) -> Iterator[str]:
+    if db.pragma("application_id") != APPLICATION_ID:
+        yield "It is not a budget ledger: its header carries another program's mark."
+        return
+    version = db.pragma("user_version")
+    if version != len(MIGRATIONS):
+        what = "open it once with this version, which brings it up to date" if version < len(MIGRATIONS) else "upgrade"
+        yield f"Its tables are of schema {version}, and this version knows schema {len(MIGRATIONS)}: {what}."
+        return
+    for (problem,) in db.execute(f"PRAGMA integrity_check({MAX_FINDINGS})"):
+        if problem != "ok":
+            yield f"SQLite: {problem}"
+    for table, rowid, parent, _ in db.execute("PRAGMA foreign_key_check"):
+        yield f"Row {rowid} of {table} belongs to nothing in {parent}."
+    if _schema(db) != _schema_as_migrated():
+        yield "Its tables are not those that this version's migrations make."
+
+
+def _schema(db: apsw.Connection) -> set[tuple[str, str]]:
+    found = db.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'")
+    return {(str(name), " ".join(str(sql).split())) for name, sql in found}
+
+
+def _schema_as_migrated() -> set[tuple[str, str]]:
+    model = apsw.Connection(":memory:")
+    try:
+        migrate(model)
+        return _schema(model)
+    finally:
+        model.close()
+
+
+def _budgets(db: apsw.Connection) -> Iterator[str]:
+    held: defaultdict[Place, int] = defaultdict(int)
+    for unit, estimate, scopes in db.execute(
+        "SELECT unit, estimate, budgeted_scopes FROM reservations WHERE state = 'ACTIVE'"
+    ):
+        for scope in json.loads(scopes):
+            held[scope, unit] += estimate
+    for scope, unit, allocated, remaining, reserved, spent, debt in db.execute(
+        "SELECT scope, unit, allocated, remaining, reserved, spent, debt FROM budgets"
+    ):
+        if remaining != allocated - spent - reserved - debt:
+            yield (
+                f"{scope} in {unit} does not add up: {remaining} remain of {allocated}, "
+                f"with {spent} spent, {reserved} reserved and {debt} owed."
+            )
+        should = held.pop((scope, unit), 0)
+        if reserved != should:
+            yield f"{scope} in {unit} has {reserved} reserved, and its active reservations hold {should}."
+    for (scope, unit), amount in held.items():
+        yield f"Reservations hold {amount} {unit} of {scope}, which has no such budget."
+
+
+def _consumption(db: apsw.Connection) -> Iterator[str]:
+    charged: defaultdict[Place, int] = defaultdict(int)
+    for unit, amount, scopes in db.execute(
+        "SELECT unit, charged, budgeted_scopes FROM reservations WHERE state = 'COMMITTED'"
+        " UNION ALL SELECT unit, charged, budgeted_scopes FROM events"
+    ):
+        for scope in json.loads(scopes):
+            charged[scope, unit] += amount
+    used: defaultdict[Place, int] = defaultdict(int)
+    for scope, unit, amount in db.execute(
+        "SELECT scope, unit, spent FROM budgets UNION ALL SELECT scope, unit, debt FROM budgets"
+        " UNION ALL SELECT scope, unit, spent FROM ended_periods"
+    ):
+        used[scope, unit] += amount
+    for scope, unit in sorted(charged.keys() | used.keys()):
+        if charged[scope, unit] != used[scope, unit]:
+            yield (
+                f"{scope} in {unit} has {used[scope, unit]} spent and owed since its beginning, "
+                f"and {charged[scope, unit]} was charged."
+            )
+
+
+def _settlements(db: apsw.Connection) -> Iterator[str]:
+    for reservation_id, count in db.execute(
+        "SELECT resource, count(*) FROM idempotency WHERE endpoint IN ('commit', 'release')"
+        " GROUP BY tenant, resource HAVING count(*) > 1"
+    ):
+        yield f"Reservation {reservation_id} was settled {count} times."
+    for endpoint, reservation_id, body, state, settled_by, charged, estimate in db.execute(
+        "SELECT endpoint, resource, body, state, settled_by, charged, estimate FROM idempotency"
+        " LEFT JOIN reservations ON reservation_id = resource WHERE endpoint IN ('commit', 'release')"
+    ):
+        answer = json.loads(body)
+        if state is None:
+            yield f"Reservation {reservation_id} is gone, though it was settled."
+            continue
+        is_commit = endpoint == "commit"
+        said, holds = answer["charged" if is_commit else "released"]["amount"], charged if is_commit else estimate
+        if (answer["status"], "client", said) != (state, settled_by, holds):
+            yield (
+                f"Reservation {reservation_id} is {state} with {holds}, "
+                f"and its {endpoint} was answered {answer['status']} with {said}."
+            )
+    for (reservation_id,) in db.execute(
+        "SELECT reservation_id FROM reservations WHERE settled_by = 'client' AND NOT EXISTS (SELECT 1 FROM idempotency"
+        " WHERE tenant = reservations.tenant AND endpoint IN ('commit', 'release') AND resource = reservation_id)"
+    ):
+        yield f"Reservation {reservation_id} is settled, and nobody was answered so."
+
+
+def _clock(db: apsw.Connection, now_ms: int) -> Iterator[str]:
+    ledger_ms = int(str(db.execute("SELECT now_ms FROM clock").get))
+    if ledger_ms > now_ms + CLOCK_LEEWAY_MS:
+        ahead_seconds = (ledger_ms - now_ms) // 1_000
+        yield (
+            f"The ledger's time is {ahead_seconds} s ahead of this machine's clock, which was set back: until it has "
+            "caught up, no lease runs out."
+        )
