@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import apsw
+
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.requests import CommitRequest, ReleaseRequest, ReserveRequest, parse
 from budget_server.authority.store import LedgerStore
@@ -85,6 +87,21 @@ def race(path: Path, name: str, reservation_id: str) -> None:
     store.close()
 
 
+def die_opening(path: Path, steps: int) -> None:
+    """Open a ledger, and be killed after so many steps of SQLite's machine, if it takes that many."""
+    left = steps
+
+    def step() -> bool:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+    apsw.connection_hooks.append(lambda db: db.set_progress_handler(step, 1))
+    LedgerStore(path).close()
+
+
 def be_killed(path: Path, points: int, seed: int, seconds: float) -> None:
     """Fork a process that works until it is killed, over and over; pass on what it had acknowledged."""
     rng = random.Random(seed)  # noqa: S311 - not a secret
@@ -141,6 +158,8 @@ if __name__ == "__main__":
         try_many(Path(ledger), arguments[0], int(arguments[1]))
     elif command == "stall":
         stall(Path(ledger))
+    elif command == "die_opening":
+        die_opening(Path(ledger), int(arguments[0]))
     elif command == "race":
         race(Path(ledger), *arguments)
     elif command == "be_killed":
