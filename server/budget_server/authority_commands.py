@@ -1,7 +1,6 @@
 """The commands of the HTTP face: ``cycles-budget-mcp authority`` serves it, ``authority key …`` says who may use it."""
 
 import socket
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -9,7 +8,7 @@ from rich.table import Table
 
 from budget_server.authority import keys
 from budget_server.authority.keys import ApiKey
-from budget_server.commands import local_settings, opened_ledger, sentences, table_console
+from budget_server.commands import date_text, local_settings, opened_ledger, sentences, table_console
 from budget_server.services import open_ledger
 from budget_server.settings import Settings
 from budget_tools.errors import ConfigurationError, InvalidArgumentError
@@ -74,7 +73,7 @@ def list_keys() -> None:
         found, now_ms = store.run(lambda ledger: (keys.all_keys(ledger.db), ledger.now_ms))
     table = Table("key", "tenant", "name", "starts with", "created", "state")
     for key in found:
-        table.add_row(key.key_id, key.tenant, key.name, key.prefix, _date(key.created_at_ms), _state(key, now_ms))
+        table.add_row(key.key_id, key.tenant, key.name, key.prefix, date_text(key.created_at_ms), _state(key, now_ms))
     table_console().print(table)
 
 
@@ -122,13 +121,9 @@ def _tenant(text: str) -> str:
     return text
 
 
-def _date(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms // 1_000, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
-
-
 def _state(key: ApiKey, now_ms: int) -> str:
     if key.revoked_at_ms is not None:
-        return f"revoked {_date(key.revoked_at_ms)}"
+        return f"revoked {date_text(key.revoked_at_ms)}"
     if key.expires_at_ms is None:
         return "good"
-    return f"{'expired' if key.expires_at_ms <= now_ms else 'good until'} {_date(key.expires_at_ms)}"
+    return f"{'expired' if key.expires_at_ms <= now_ms else 'good until'} {date_text(key.expires_at_ms)}"

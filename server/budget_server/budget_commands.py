@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from typing import Annotated
 
-import apsw
 import typer
 from rich.table import Table
 
+from budget_server import quota_commands
 from budget_server.authority import budgets
 from budget_server.authority.balance import Budget
-from budget_server.commands import local_settings, opened_ledger, sentences, table_console
+from budget_server.authority.ledger import Ledger
+from budget_server.authority.periods import PERIODS
+from budget_server.commands import date_text, local_settings, opened_ledger, sentences, table_console
 from budget_tools.errors import InvalidArgumentError
 from budget_tools.money import MAX_AMOUNT, UNITS, USD_MICROCENTS, Money, parse_usd
 
@@ -21,28 +23,60 @@ Scope = Annotated[
 Unit = Annotated[str, typer.Option(help=f"One of {', '.join(UNITS)}; amounts of the first are given in dollars.")]
 AmountText = Annotated[str, typer.Argument(help="Dollars such as 5 or 0.50, or a whole number of another unit.")]
 
-Change = Callable[[apsw.Connection, str, str], Budget]
+Change = Callable[[Ledger, str, str], Budget]
 """Does something to the budget of a scope of a tenant."""
+
+app.add_typer(quota_commands.app, name="quota")
 
 
 @app.command()
 def show() -> None:
-    """Show every budget: allocated, spent, held and remaining."""
+    """Show every budget of this ledger: allocated, spent, held and remaining."""
     with sentences():
-        settings = local_settings()
-        with opened_ledger(settings) as store:
-            found = store.run(lambda ledger: budgets.all_budgets(ledger.db, settings.subject.tenant))
+        with opened_ledger(local_settings()) as store:
+            found = store.run(lambda ledger: budgets.all_budgets(ledger.db))
         _print(found)
 
 
 @app.command()
-def allocate(amount: AmountText, scope: Scope = "", unit: Unit = USD_MICROCENTS) -> None:
-    """Set what a scope may use in all, creating its budget where there is none."""
+def allocate(
+    amount: AmountText,
+    scope: Scope = "",
+    unit: Unit = USD_MICROCENTS,
+    period: Annotated[
+        str | None, typer.Option(help=f"How often it starts anew: {', '.join(PERIODS)}.", show_default=False)
+    ] = None,
+    overdraft_limit: Annotated[
+        str | None, typer.Option(help="How much it may owe, in the unit of the amount.", show_default=False)
+    ] = None,
+    caps: Annotated[
+        str | None,
+        typer.Option(help='Caps that come with every ALLOW, as JSON such as {"max_tokens": 2000}; {} for none.'),
+    ] = None,
+) -> None:
+    """Set what a scope may use in all, creating its budget where there is none; options left out stay as they are."""
     with sentences():
+        settings = local_settings()
         whole = _amount(amount, unit)
-        _change(
-            scope, lambda db, path, tenant: budgets.allocate(db, scope=path, tenant=tenant, unit=unit, amount=whole)
-        )
+        most_debt = None if overdraft_limit is None else _amount(overdraft_limit, unit, name="--overdraft-limit")
+        new_caps = None if caps is None else budgets.parse_caps(caps)
+        if period is not None and period not in PERIODS:
+            raise InvalidArgumentError(f"--period must be one of {', '.join(PERIODS)}.")
+        time_zone = "UTC" if period in (None, "none") else settings.time_zone
+
+        def change(ledger: Ledger, path: str, tenant: str) -> Budget:
+            changed = budgets.allocate(ledger.db, scope=path, tenant=tenant, unit=unit, amount=whole)
+            if period is not None:
+                changed = budgets.set_period(
+                    ledger.db, scope=path, unit=unit, period=period, time_zone=time_zone, now_ms=ledger.now_ms
+                )
+            if most_debt is not None:
+                changed = budgets.limit_debt(ledger.db, scope=path, unit=unit, overdraft_limit=most_debt)
+            if caps is not None:
+                changed = budgets.set_caps(ledger.db, scope=path, unit=unit, caps=new_caps)
+            return changed
+
+        _change(scope, change)
 
 
 @app.command()
@@ -50,7 +84,7 @@ def fund(amount: AmountText, scope: Scope = "", unit: Unit = USD_MICROCENTS) -> 
     """Add to what a scope may use; a debt is repaid first."""
     with sentences():
         whole = _amount(amount, unit)
-        _change(scope, lambda db, path, _: budgets.fund(db, scope=path, unit=unit, amount=whole))
+        _change(scope, lambda ledger, path, _: budgets.fund(ledger.db, scope=path, unit=unit, amount=whole))
 
 
 @app.command()
@@ -81,25 +115,24 @@ def close(
 
 
 def _set_status(scope: str, unit: str, status: str) -> None:
-    _change(scope, lambda db, path, _: budgets.set_status(db, scope=path, unit=unit, status=status))
+    _change(scope, lambda ledger, path, _: budgets.set_status(ledger.db, scope=path, unit=unit, status=status))
 
 
 def _change(scope: str, change: Change) -> None:
     settings = local_settings()
-    tenant = settings.subject.tenant
-    path = budgets.parse_scope(scope, tenant)
+    path, tenant = budgets.parse_scope(scope, settings.subject.tenant)
     with opened_ledger(settings) as store:
-        changed = store.run(lambda ledger: change(ledger.db, path, tenant))
+        changed = store.run(lambda ledger: change(ledger, path, tenant))
     _print([changed])
 
 
-def _amount(text: str, unit: str) -> int:
+def _amount(text: str, unit: str, *, name: str = "The amount") -> int:
     if unit not in UNITS:
         raise InvalidArgumentError(f"unit must be one of {', '.join(UNITS)}.")
     if unit == USD_MICROCENTS:
-        return parse_usd(text, name="The amount")
+        return parse_usd(text, name=name)
     if not (text.isascii() and text.isdigit()) or int(text[:20]) > MAX_AMOUNT or len(text) > 19:
-        raise InvalidArgumentError(f"The amount must be a whole number of {unit}, from 0 to {MAX_AMOUNT}.")
+        raise InvalidArgumentError(f"{name} must be a whole number of {unit}, from 0 to {MAX_AMOUNT}.")
     return int(text)
 
 
@@ -107,8 +140,25 @@ def _print(found: list[Budget]) -> None:
     table = Table("scope", "unit", "status")
     for column in ("allocated", "spent", "held", "owed", "remaining"):
         table.add_column(column, justify="right")
+    has_terms = any(_terms(budget) for budget in found)
+    if has_terms:
+        table.add_column("terms")
     for budget in found:
         amounts = (budget.allocated, budget.spent, budget.reserved, budget.debt, budget.remaining)
         status = f"{budget.status}, over its limit" if budget.is_over_limit else budget.status
-        table.add_row(budget.scope, budget.unit, status, *(str(Money.of(amount, budget.unit)) for amount in amounts))
+        terms = [_terms(budget)] if has_terms else []
+        table.add_row(
+            budget.scope, budget.unit, status, *(str(Money.of(amount, budget.unit)) for amount in amounts), *terms
+        )
     table_console().print(table)
+
+
+def _terms(budget: Budget) -> str:
+    terms = []
+    if budget.period_end_ms is not None:
+        terms.append(f"per {budget.period}, anew {date_text(budget.period_end_ms, budget.time_zone)}")
+    if budget.overdraft_limit:
+        terms.append(f"may owe {Money.of(budget.overdraft_limit, budget.unit)}")
+    if budget.caps is not None:
+        terms.append(f"caps {budget.caps}")
+    return "; ".join(terms)

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import typer
 from rich.console import Console
@@ -45,6 +47,12 @@ def sentences() -> Iterator[None]:
     except (BudgetError, LedgerUnavailableError) as exc:
         typer.echo(f"cycles-budget-mcp: {exc}", err=True)
         raise typer.Exit(2) from None
+
+
+def date_text(at_ms: int, time_zone: str = "") -> str:
+    """Show a moment to the minute, in a time zone or this machine's own."""
+    moment = datetime.fromtimestamp(at_ms // 1_000, UTC)
+    return f"{moment.astimezone(ZoneInfo(time_zone) if time_zone else None):%Y-%m-%d %H:%M}"
 
 
 def table_console() -> Console:

@@ -148,15 +148,29 @@ def open_ledger(settings: Settings) -> LedgerStore:
 
 def _open_with_first_budget(settings: Settings) -> LedgerStore:
     store = LedgerStore(settings.budget_data_dir / LEDGER_FILE)
-    amount = settings.budget_usd
-    if amount is not None:
-        tenant = settings.subject.tenant
-        before = store.run(lambda ledger: allocate_first(ledger.db, tenant=tenant, unit=USD_MICROCENTS, amount=amount))
-        if before is not None and before != amount:
-            logger.warning(
-                "BUDGET_USD=%s is ignored: the budget in %s is %s USD already; `cycles-budget-mcp budget` changes it",
-                format_usd(amount),
-                store.path,
-                format_usd(before),
-            )
+    amount, period = settings.budget_usd, settings.budget_period
+    if amount is None:
+        return store
+    tenant = settings.subject.tenant
+    time_zone = "UTC" if period == "none" else settings.time_zone
+    before = store.run(
+        lambda ledger: allocate_first(
+            ledger.db,
+            tenant=tenant,
+            unit=USD_MICROCENTS,
+            amount=amount,
+            period=period,
+            time_zone=time_zone,
+            now_ms=ledger.now_ms,
+        )
+    )
+    if before is not None and (before.allocated, before.period) != (amount, period):
+        logger.warning(
+            "BUDGET_USD=%s%s is ignored: the budget in %s is %s USD%s already; `cycles-budget-mcp budget` changes it",
+            format_usd(amount),
+            "" if period == "none" else f" per {period}",
+            store.path,
+            format_usd(before.allocated),
+            "" if before.period == "none" else f" per {before.period}",
+        )
     return store

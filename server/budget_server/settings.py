@@ -1,7 +1,7 @@
 """Every setting of this server, read once from the environment, and documented where it stands."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import platformdirs
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
@@ -46,6 +46,12 @@ class Settings(BaseSettings):
     budget_usd: Annotated[int | None, BeforeValidator(_dollars)] = Field(
         None, description="First budget of a new ledger, in dollars such as 5 or 0.50; ignored once there is one."
     )
+    budget_period: Literal["none", "day", "week", "month"] = Field(
+        "none", description="How often that budget starts anew: none, day, week (from Monday) or month."
+    )
+    budget_time_zone: str = Field(
+        "", description="Where its days begin, such as Europe/Berlin; this machine's own time zone if left out."
+    )
     budget_data_dir: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("cycles-budget-mcp", appauthor=False),
         description="Directory of the ledger and of what must survive a crash.",
@@ -62,6 +68,26 @@ class Settings(BaseSettings):
         if value and not LEVEL_VALUE.fullmatch(value):
             raise ValueError("must be 1 to 128 letters, digits, '_', '.' or '-'")
         return value
+
+    @field_validator("budget_time_zone")
+    @classmethod
+    def _time_zone(cls, value: str) -> str:
+        from budget_server.time_zones import is_time_zone  # here: few starts need the time zone database
+
+        if value and not is_time_zone(value):
+            raise ValueError("must be an IANA time zone such as Europe/Berlin")
+        return value
+
+    @property
+    def time_zone(self) -> str:
+        """Where days begin.
+
+        Raises:
+            ConfigurationError: none is set, and this machine's own has no name.
+        """
+        from budget_server.time_zones import local_time_zone
+
+        return self.budget_time_zone or local_time_zone()
 
     @property
     def is_remote(self) -> bool:

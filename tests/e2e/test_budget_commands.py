@@ -3,11 +3,14 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import anyio
+import apsw
 import pytest
 from mcp import Client
 
+from budget_server.services import LEDGER_FILE
 from hosting import Environment, call, ledger_balance
 
 pytestmark = pytest.mark.anyio
@@ -95,6 +98,100 @@ def test_what_is_shown_is_what_the_ledger_holds(environment: Environment) -> Non
     assert "$1.00" in shown.stdout
 
 
+def test_a_budget_may_have_a_period_a_debt_and_caps(environment: Environment) -> None:
+    """All that a person may ask of a budget, and each stays until it is said anew."""
+    environment["BUDGET_TIME_ZONE"] = "Pacific/Kiritimati"
+    budget(environment, "allocate", "3", "--period", "week", "--overdraft-limit", "0.50")
+
+    shown = budget(environment, "allocate", "4", "--caps", '{"max_tokens": 900, "tool_allowlist": []}')
+
+    text = " ".join(shown.stdout.replace("│", " ").split())
+    assert "$4.00" in text
+    assert "per week, anew" in text
+    assert "may owe $0.50" in text
+    assert 'caps {"max_tokens":900}' in text
+
+
+def test_a_first_budget_may_start_anew_with_every_day(environment: Environment) -> None:
+    """BUDGET_PERIOD is for a first start; a later one says that it changes nothing."""
+    environment["BUDGET_PERIOD"] = "day"
+    first = budget(environment, "show")
+    environment["BUDGET_PERIOD"] = "month"
+    later = budget(environment, "show")
+
+    assert "per day" in first.stdout
+    assert first.stderr == ""
+    assert "per day" in later.stdout
+    assert "BUDGET_USD=1.00 per month is ignored" in later.stderr
+
+
+async def test_a_quota_denies_with_its_reason(host: Callable[..., Client], environment: Environment) -> None:
+    """A cap on calls, for work whose danger is not its price; the host's model learns whose it is, and until when."""
+    said = budget(environment, "quota", "set", "message.email", "1", "--per", "day")
+
+    with anyio.fail_after(60):
+        async with host() as client:
+            allowed = await call(client, "reserve_budget", usd="0.01", action_kind="message.email")
+            denied = await call(client, "reserve_budget", usd="0.01", action_kind="message.email")
+            removed = await anyio.to_thread.run_sync(
+                budget, environment, "quota", "remove", "message.email", "--per", "day"
+            )
+            again = await call(client, "reserve_budget", usd="0.01", action_kind="message.email")
+
+    assert (said.returncode, removed.returncode) == (0, 0)
+    assert (allowed["decision"], denied["decision"], again["decision"]) == ("ALLOW", "DENY", "ALLOW")
+    assert denied["reason_code"] == "ACTION_QUOTA_EXCEEDED"
+    assert denied["blocked_by_scope"] == "tenant:local"
+    assert 0 < denied["retry_after_ms"] <= 86_400_000
+
+
+async def test_a_denial_names_the_scope_and_what_would_help(
+    host: Callable[..., Client], environment: Environment
+) -> None:
+    """The authority's own words reach the host's model: whose budget, and how much would still fit."""
+    budget(environment, "allocate", "0.05", "--scope", "tenant:local/agent:bot")
+
+    with anyio.fail_after(60):
+        async with host() as client:
+            denied = await call(client, "reserve_budget", usd="0.06", subject={"agent": "bot"})
+
+    assert denied["blocked_by_scope"] == "tenant:local/agent:bot"
+    assert "Reserve at most $0.05" in denied["hint"]
+
+
+def check(environment: Environment, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run ``cycles-budget-mcp check``."""
+    return subprocess.run(
+        [sys.executable, "-m", "budget_server", "check", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_check_tells_a_sound_ledger_from_a_broken_one(environment: Environment, tmp_path: Path) -> None:
+    """Exit code 0, 1 or 2: sound, not sound, no ledger."""
+    budget(environment, "show")
+    ledger = Path(environment["BUDGET_DATA_DIR"]) / LEDGER_FILE
+
+    sound = check(environment)
+    db = apsw.Connection(str(ledger))
+    db.execute("UPDATE budgets SET spent = 1, remaining = remaining - 1")
+    db.close()
+    broken = check(environment, str(ledger))
+    (tmp_path / "text").write_text("no ledger" * 1_000, encoding="utf-8")
+    foreign = check(environment, str(tmp_path / "text"))
+    absent = check(environment, str(tmp_path / "nothing"))
+
+    assert (sound.returncode, broken.returncode, foreign.returncode, absent.returncode) == (0, 1, 2, 2)
+    assert "is sound: 1 budgets" in sound.stdout
+    assert "tenant:local in USD_MICROCENTS has 1 spent and owed since its beginning" in broken.stdout
+    assert "cannot be read as a ledger" in foreign.stderr
+    assert "There is no ledger" in absent.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -105,10 +202,17 @@ def test_what_is_shown_is_what_the_ledger_holds(environment: Environment) -> Non
         (("fund", "5", "--unit", "EUR"), "unit must be one of"),
         (("fund", "92233720368.54775807"), "cannot hold so much"),
         (("fund", "1", "--scope", "tenant:local/agent:none"), "allocate one first"),
-        (("allocate", "1", "--scope", "agent:bot"), "not below tenant:local"),
+        (("allocate", "1", "--scope", "agent:bot"), "not below a tenant"),
         (("allocate", "1", "--scope", "tenant:local/agent:a/app:b"), "in the order"),
         (("allocate", "1", "--scope", "tenant:local/agent"), "level:value"),
         (("freeze", "--unit", "TOKENS"), "has no budget in TOKENS"),
+        (("allocate", "1", "--period", "hour"), "--period must be one of"),
+        (("allocate", "1", "--overdraft-limit", "-1"), "--overdraft-limit must not be negative"),
+        (("allocate", "1", "--caps", "no json"), "The caps must be JSON"),
+        (("allocate", "1", "--caps", '{"max_tokns": 1}'), "max_tokns"),
+        (("quota", "set", "llm.completion", "5", "--per", "hour"), "--per must be one of"),
+        (("quota", "set", "llm.completion", "0", "--per", "day"), ""),
+        (("quota", "remove", "llm.completion", "--per", "day"), "has no quota"),
     ],
 )
 def test_a_wrong_change_is_one_sentence_and_changes_nothing(

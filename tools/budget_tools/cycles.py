@@ -23,6 +23,7 @@ DENIALS = frozenset(
         "DEBT_OUTSTANDING",
         "OVERDRAFT_LIMIT_EXCEEDED",
         "TENANT_CLOSED",
+        "ACTION_QUOTA_EXCEEDED",
     }
 )
 """Protocol error codes that say no for want of budget; every other code says that something is wrong."""
@@ -37,6 +38,7 @@ _HINTS = {
     "DEBT_OUTSTANDING": "Earlier spending left a debt; a person has to fund the budget first.",
     "OVERDRAFT_LIMIT_EXCEEDED": "This budget is over its limit; a person has to fund it first.",
     "TENANT_CLOSED": "This tenant is closed; nothing can be spent.",
+    "ACTION_QUOTA_EXCEEDED": "So many calls of this kind are not allowed; a person has to raise the quota.",
 }
 
 _REMEDIES = {
@@ -56,6 +58,8 @@ class Denial:
     reason_code: str
     hint: str
     retry_after_ms: int | None = None
+    blocked_by_scope: str = ""
+    """Whose budget said no, where the authority tells."""
 
 
 def denial_of(response: "CyclesResponse") -> Denial | None:
@@ -65,21 +69,30 @@ def denial_of(response: "CyclesResponse") -> Denial | None:
         is_denied, code = body.get("decision") == "DENY", str(body.get("reason_code") or "DENIED")
     else:
         is_denied, code = response.status == 404 or body.get("error") in DENIALS, str(body.get("error"))
-    return _denial(response.status, code, body.get("retry_after_ms")) if is_denied else None
+    if not is_denied:
+        return None
+    return _denial(response.status, code, body.get("retry_after_ms"), body.get("details"))
 
 
 def denial_from(error: "CyclesProtocolError") -> Denial | None:
     """Tell a denial from the other errors that a stream reservation raises when it is entered."""
     is_denied = error.status in (200, 404) or error.error_code in DENIALS
     code = error.error_code or error.reason_code or "DENIED"
-    return _denial(error.status, code, error.retry_after_ms) if is_denied else None
+    return _denial(error.status, code, error.retry_after_ms, error.details) if is_denied else None
 
 
-def _denial(status: int, code: str, retry_after_ms: int | None) -> Denial:
+def _denial(status: int, code: str, retry_after_ms: int | None, details: Mapping[str, Any] | None) -> Denial:
+    """Build a denial; what the authority itself says of it (``deny_detail``) is nearer to the truth than our hints."""
     # A 404 of a reserve means that no scope of the subject has a budget.
     reason = _NO_BUDGET if status == 404 else code
-    hint = _HINTS.get(reason, "Ask for less, or have a person look at the budget.")
-    return Denial(reason_code=reason, hint=hint, retry_after_ms=retry_after_ms)
+    detail = (details or {}).get("deny_detail") or {}
+    hint = detail.get("suggested_fix") or _HINTS.get(reason, "Ask for less, or have a person look at the budget.")
+    return Denial(
+        reason_code=reason,
+        hint=hint,
+        retry_after_ms=retry_after_ms or detail.get("retry_after_ms"),
+        blocked_by_scope=detail.get("blocked_by_scope", ""),
+    )
 
 
 def error_from(error: "CyclesProtocolError", doing: str) -> AuthorityError:

@@ -34,6 +34,7 @@ class ReserveBudgetResult(BaseModel):
     remaining: Money | None = Field(None, description="What this subject can still reserve.")
     caps: dict[str, Any] | None = Field(None, description="Limits to keep to with ALLOW_WITH_CAPS.")
     reason_code: str = Field("", description="Why it was denied.")
+    blocked_by_scope: str = Field("", description="Whose budget denied it.")
     retry_after_ms: int | None = None
     affected_scopes: list[str] = []
     idempotency_key: str
@@ -135,6 +136,7 @@ async def _reserve(
             decision="DENY",
             remaining=await remaining(kit.cycles, spender, priced.unit),
             reason_code=denied.reason_code,
+            blocked_by_scope=denied.blocked_by_scope,
             retry_after_ms=denied.retry_after_ms,
             idempotency_key=key,
             hint=denied.hint,
@@ -160,7 +162,8 @@ async def _reserve(
 def _text(result: ReserveBudgetResult, *, dry_run: bool) -> str:
     left = f" {result.remaining} remains." if result.remaining is not None else ""
     if result.decision == "DENY":
-        return f"DENY ({result.reason_code}): nothing is held.{left} {result.hint}"
+        where = f" by {result.blocked_by_scope}" if result.blocked_by_scope else ""
+        return f"DENY ({result.reason_code}{where}): nothing is held.{left} {result.hint}"
     caps = f" Keep to these caps: {result.caps}." if result.caps else ""
     if dry_run:
         return f"{result.decision}: {result.reserved} would be held; nothing is, this was a dry run.{left}{caps}"

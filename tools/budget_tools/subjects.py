@@ -8,6 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from budget_tools.errors import InvalidArgumentError
 from budget_tools.scopes import LEVEL_VALUE, LEVELS, derive_scopes
 
+RUN_ID = "run_id"
+"""The dimension that names a run (Cycles v0.1.26, per-run quotas)."""
+
+MAX_DIMENSIONS = 16
+"""Most dimensions of a subject (Cycles v0, Subject)."""
+
 
 class SubjectArgument(BaseModel):
     """Narrows whose budget is drawn on; what is left out stays as this server is configured."""
@@ -52,6 +58,12 @@ class Subject:
                     f"subject.{level} must be 1 to 128 letters, digits, '_', '.' or '-': correct it or leave it out."
                 )
         return Subject({**self.levels, **given}, {**self.dimensions, **argument.dimensions})
+
+    def in_run(self, run_id: str) -> "Subject":
+        """Name the run that spends, by which an authority may count calls; one that is named already stays."""
+        if RUN_ID in self.dimensions or len(self.dimensions) >= MAX_DIMENSIONS:
+            return self
+        return Subject(self.levels, {**self.dimensions, RUN_ID: run_id})
 
     def wire(self) -> dict[str, Any]:
         """Give the protocol's Subject."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from budget_server.authority.refusals import Refusal, deny_detail
 from budget_server.authority.requests import MAX_AMOUNT, OveragePolicy
+from budget_tools.money import Money
 from budget_tools.scopes import leaf
 
 
@@ -125,6 +126,10 @@ class Budget:
         details = deny_detail(code, suggested_fix, blocked_by_scope=self.scope, budget_remaining=remaining)
         return Refusal(409, code, message, details)
 
+    def show(self, amount: int) -> str:
+        """Show an amount of this budget's unit to people: ``$0.05`` or ``30 TOKENS``."""
+        return str(Money.of(amount, self.unit))
+
     def wire(self) -> dict[str, Any]:
         """Show this budget as the protocol's Balance; zero debt, no limit and no flag are left out."""
         balance: dict[str, Any] = {
@@ -174,14 +179,15 @@ def check_reservable(budget: Budget, amount: int) -> None:
     if budget.debt > 0 and budget.overdraft_limit == 0:
         raise budget.denial(
             "DEBT_OUTSTANDING",
-            f"Budget for scope {budget.scope} has outstanding debt of {budget.debt} {budget.unit}.",
+            f"Budget for scope {budget.scope} has outstanding debt of {budget.show(budget.debt)}.",
             "Ask an operator to repay the debt.",
         )
     if budget.remaining < amount:
         raise budget.denial(
             "BUDGET_EXCEEDED",
-            f"Budget for scope {budget.scope} has {budget.remaining} {budget.unit} remaining, {amount} requested.",
-            f"Reserve at most {max(budget.remaining, 0)} {budget.unit}, settle reservations that are still held, "
+            f"Budget for scope {budget.scope} has {budget.show(budget.remaining)} remaining, "
+            f"{budget.show(amount)} requested.",
+            f"Reserve at most {budget.show(max(budget.remaining, 0))}, settle reservations that are still held, "
             "or ask an operator to fund this budget.",
         )
 
@@ -195,7 +201,8 @@ def check_affordable(budget: Budget, excess: int) -> None:
     if budget.remaining < excess:
         raise budget.denial(
             "BUDGET_EXCEEDED",
-            f"Budget for scope {budget.scope} has {budget.remaining} {budget.unit} remaining, {excess} more is needed.",
+            f"Budget for scope {budget.scope} has {budget.show(budget.remaining)} remaining, "
+            f"{budget.show(excess)} more is needed.",
             "Settle with a smaller amount, or ask an operator to fund this budget.",
         )
 
@@ -247,8 +254,8 @@ def _charge_with_overdraft(budgets: Sequence[Budget], excess: int) -> Charge:
         if budget.debt + charged - max(budget.remaining, 0) > budget.overdraft_limit:
             raise budget.denial(
                 "OVERDRAFT_LIMIT_EXCEEDED",
-                f"Charging {charged} {budget.unit} would take scope {budget.scope} past its overdraft limit "
-                f"of {budget.overdraft_limit}.",
+                f"Charging {budget.show(charged)} would take scope {budget.scope} past its overdraft limit "
+                f"of {budget.show(budget.overdraft_limit)}.",
                 "Ask an operator to fund this budget or raise its overdraft limit.",
             )
     debt = 0

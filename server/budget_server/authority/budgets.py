@@ -3,11 +3,15 @@
 Each change is one operation of a transaction (``LedgerStore.run``), so it is whole or not there.
 """
 
+import json
+
 import apsw
 
 from budget_server.authority import balance, rows
 from budget_server.authority.balance import Budget
-from budget_server.authority.requests import MAX_AMOUNT
+from budget_server.authority.periods import period_end_ms
+from budget_server.authority.refusals import Refusal
+from budget_server.authority.requests import MAX_AMOUNT, Caps, json_text, parse, plain
 from budget_tools.errors import InvalidArgumentError
 from budget_tools.scopes import LEVEL_VALUE, LEVELS
 
@@ -17,14 +21,17 @@ def root_scope(tenant: str) -> str:
     return f"{LEVELS[0]}:{tenant.lower()}"
 
 
-def parse_scope(text: str, tenant: str) -> str:
-    """Read a scope path such as ``tenant:local/agent:bot``; empty means the tenant's root.
+def parse_scope(text: str, tenant: str) -> tuple[str, str]:
+    """Read a scope path such as ``tenant:local/agent:bot``; empty means the root of ``tenant``.
+
+    Returns:
+        The path, and the tenant that it belongs to.
 
     Raises:
-        InvalidArgumentError: not a path of the known levels in their order, below this tenant.
+        InvalidArgumentError: not a path of the known levels in their order, below a tenant.
     """
     if not text:
-        return root_scope(tenant)
+        return root_scope(tenant), tenant
     segments = [segment.partition(":") for segment in text.split("/")]
     levels = [level for level, _, _ in segments]
     if (
@@ -37,24 +44,35 @@ def parse_scope(text: str, tenant: str) -> str:
             f"{text!r} is no scope: write level:value, joined by '/', in the order {', '.join(LEVELS)}."
         )
     scope = text.lower()
-    if scope.split("/")[0] != root_scope(tenant):
-        raise InvalidArgumentError(
-            f"{text!r} is not below {root_scope(tenant)}: a ledger's budgets belong to its tenant."
-        )
-    return scope
+    root = scope.split("/")[0]
+    if root == root_scope(tenant):
+        return scope, tenant
+    if levels[0] != LEVELS[0]:
+        raise InvalidArgumentError(f"{text!r} is not below a tenant: begin it with {root_scope(tenant)}/.")
+    return scope, root.partition(":")[2]
 
 
-def allocate_first(db: apsw.Connection, *, tenant: str, unit: str, amount: int) -> int | None:
-    """Give a tenant's root scope its first budget.
+def allocate_first(
+    db: apsw.Connection,
+    *,
+    tenant: str,
+    unit: str,
+    amount: int,
+    period: str = "none",
+    time_zone: str = "UTC",
+    now_ms: int = 0,
+) -> Budget | None:
+    """Give a tenant's root scope its first budget, which starts anew with every period.
 
     Returns:
-        The amount already allocated where there was a budget before, which then stays as it is; else ``None``.
+        The budget that was there before, which then stays as it is; else ``None``.
     """
-    existing = _find(db, root_scope(tenant), unit)
-    if existing is not None:
-        return existing.allocated
-    _insert(db, root_scope(tenant), tenant, unit, amount)
-    return None
+    scope = root_scope(tenant)
+    existing = _find(db, scope, unit)
+    if existing is None:
+        _insert(db, scope, tenant, unit, amount)
+        set_period(db, scope=scope, unit=unit, period=period, time_zone=time_zone, now_ms=now_ms)
+    return existing
 
 
 def allocate(db: apsw.Connection, *, scope: str, tenant: str, unit: str, amount: int) -> Budget:
@@ -90,6 +108,65 @@ def fund(db: apsw.Connection, *, scope: str, unit: str, amount: int) -> Budget:
     return budget
 
 
+def set_period(db: apsw.Connection, *, scope: str, unit: str, period: str, time_zone: str, now_ms: int) -> Budget:
+    """Choose how often a budget starts anew, first at the end of the current calendar period; ``none`` is never.
+
+    Raises:
+        InvalidArgumentError: there is no such budget; nothing was written.
+    """
+    budget = _require(db, scope, unit)
+    budget.period, budget.time_zone = period, time_zone
+    budget.period_end_ms = period_end_ms(period, time_zone, now_ms)
+    rows.save_terms(db, budget)
+    return budget
+
+
+def limit_debt(db: apsw.Connection, *, scope: str, unit: str, overdraft_limit: int) -> Budget:
+    """Set how much a budget may owe; 0 forbids debt.
+
+    Raises:
+        InvalidArgumentError: there is no such budget; nothing was written.
+    """
+    budget = _require(db, scope, unit)
+    budget.limit_debt(overdraft_limit)
+    rows.save_budget(db, budget)
+    rows.save_terms(db, budget)
+    return budget
+
+
+def set_caps(db: apsw.Connection, *, scope: str, unit: str, caps: str | None) -> Budget:
+    """Set the caps that come with every ALLOW of a budget (``parse_caps``), or none.
+
+    Raises:
+        InvalidArgumentError: there is no such budget; nothing was written.
+    """
+    budget = _require(db, scope, unit)
+    budget.caps = caps
+    rows.save_terms(db, budget)
+    return budget
+
+
+def parse_caps(text: str) -> str | None:
+    """Read the protocol's Caps from JSON; empty text, or an object that caps nothing, is no caps.
+
+    Raises:
+        InvalidArgumentError: it is no such JSON.
+    """
+    if not text.strip():
+        return None
+    try:
+        caps = plain(parse(Caps, json.loads(text)))
+    except Refusal as refusal:
+        raise InvalidArgumentError(
+            f"The caps are wrong: {refusal.message.removeprefix('Validation failed: ')}."
+        ) from refusal
+    except (ValueError, RecursionError) as exc:
+        raise InvalidArgumentError('The caps must be JSON, such as {"max_tokens": 2000}.') from exc
+    # An empty list restricts nothing (Cycles v0, Caps), but the client library reads an empty allowlist as deny-all.
+    caps = {name: value for name, value in caps.items() if value != []}
+    return json_text(caps) if caps else None
+
+
 def set_status(db: apsw.Connection, *, scope: str, unit: str, status: str) -> Budget:
     """Freeze (``FROZEN``), unfreeze (``ACTIVE``) or close (``CLOSED``) a budget; what is held can still be settled.
 
@@ -101,13 +178,16 @@ def set_status(db: apsw.Connection, *, scope: str, unit: str, status: str) -> Bu
         raise InvalidArgumentError(f"The budget of {scope} in {unit} is closed, which is for good.")
     budget.status = status
     rows.save_budget(db, budget)
+    if status == "CLOSED":
+        budget.period, budget.period_end_ms = "none", None
+        rows.save_terms(db, budget)
     return budget
 
 
-def all_budgets(db: apsw.Connection, tenant: str) -> list[Budget]:
-    """Give every budget of a tenant, by scope and unit."""
+def all_budgets(db: apsw.Connection, tenant: str = "") -> list[Budget]:
+    """Give every budget of the ledger, or of one tenant, by scope and unit."""
     found = db.execute(
-        f"SELECT {balance.COLUMNS} FROM budgets WHERE tenant = ? ORDER BY scope, unit",  # noqa: S608 - constants
+        f"SELECT {balance.COLUMNS} FROM budgets WHERE ?1 IN ('', tenant) ORDER BY scope, unit",  # noqa: S608 - constants
         (tenant,),
     )
     return [Budget(*row) for row in found]

@@ -15,15 +15,13 @@ from budget_server.authority.refusals import Refusal, deny_detail
 from budget_server.authority.requests import Action, Subject, json_text
 from budget_server.authority.reservation import Reservation
 from budget_tools.errors import InvalidArgumentError
+from budget_tools.subjects import RUN_ID
 
 Window = Literal["run", "minute", "day"]
 WINDOWS: tuple[str, ...] = get_args(Window)
 
 MAX_CALLS = 100_000
 """Largest quota, as announced for v0.1.26."""
-
-RUN_ID = "run_id"
-"""The dimension of a subject that names the run."""
 
 _WINDOW_MS = {"minute": 60_000, "day": 86_400_000}
 _RUN_KEPT_MS = 30 * 86_400_000  # a run that nobody has counted for a month is over
@@ -36,6 +34,9 @@ class Quota(NamedTuple):
     action_kind: str
     window: str
     max_calls: int
+
+
+_SELECT = "SELECT scope, action_kind, window, max_calls FROM quotas"
 
 
 class Bucket(NamedTuple):
@@ -56,9 +57,10 @@ def admit(
     Raises:
         Refusal: 409 ACTION_QUOTA_EXCEEDED; 400 where a quota per run meets a subject that names none.
     """
-    found = [quota for quota in all_quotas(db, tenant, action.kind) if quota.scope in scopes]
+    found = db.execute(f"{_SELECT} WHERE tenant = ? AND action_kind = ?", (tenant, action.kind))
+    of_kind = sorted((Quota(*row) for row in found), key=lambda quota: len(quota.scope))
     buckets: list[Bucket] = []
-    for quota in sorted(found, key=lambda each: len(each.scope)):
+    for quota in (each for each in of_kind if each.scope in scopes):
         bucket = Bucket(quota.scope, quota.action_kind, quota.window, _bucket(quota, subject, now_ms))
         calls = _calls(db, bucket)
         if calls >= quota.max_calls:
@@ -102,15 +104,9 @@ def counted_in(buckets: Sequence[Bucket]) -> str | None:
     return json_text(buckets) if buckets else None
 
 
-def all_quotas(db: apsw.Connection, tenant: str, action_kind: str = "") -> list[Quota]:
-    """Give the quotas of a tenant, or only those of one kind."""
-    of_kind = " AND action_kind = ?2" if action_kind else " AND ?2 = ''"
-    found = db.execute(
-        f"SELECT scope, action_kind, window, max_calls FROM quotas WHERE tenant = ?1{of_kind}"  # noqa: S608 - constants
-        " ORDER BY scope, action_kind, window",
-        (tenant, action_kind),
-    )
-    return [Quota(*row) for row in found]
+def all_quotas(db: apsw.Connection) -> list[Quota]:
+    """Give every quota of the ledger, by scope."""
+    return [Quota(*row) for row in db.execute(f"{_SELECT} ORDER BY scope, action_kind, window")]
 
 
 def set_quota(db: apsw.Connection, tenant: str, quota: Quota) -> None:

@@ -48,6 +48,17 @@ class Amount(BaseModel):
     amount: Count
 
 
+class Caps(BaseModel):
+    """What a budget asks of whoever draws on it, beside the amount."""
+
+    model_config = _Wire
+    max_tokens: Count | None = None
+    max_steps_remaining: Count | None = None
+    tool_allowlist: list[Annotated[str, Field(max_length=256)]] | None = None
+    tool_denylist: list[Annotated[str, Field(max_length=256)]] | None = None
+    cooldown_ms: Count | None = None
+
+
 class Subject(BaseModel):
     """Who spends: at least one of the six levels; dimensions are kept but move no budget."""
 
@@ -151,10 +162,10 @@ class EventRequest(Request):
     metadata: dict[str, Any] | None = None
 
 
-RequestT = TypeVar("RequestT", bound=Request)
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def parse(model: type[RequestT], body: object) -> RequestT:
+def parse(model: type[ModelT], body: object) -> ModelT:
     """Check a body: decoded JSON, or a model of the client library's.
 
     Raises:

@@ -173,7 +173,9 @@ def test_what_was_written_is_there_when_it_is_opened_again(tmp_path: Path) -> No
 
     again = LedgerStore(path, clock=Clock())
 
-    assert again.run(lambda ledger: allocate_first(ledger.db, tenant="ACME", unit="TOKENS", amount=9)) == 5
+    before = again.run(lambda ledger: allocate_first(ledger.db, tenant="ACME", unit="TOKENS", amount=9))
+    assert before is not None
+    assert before.allocated == 5
     assert again.run(lambda ledger: ledger.db.pragma("user_version")) == len(MIGRATIONS)
     again.close()
 

@@ -108,7 +108,7 @@ class TurnTaker:
         record = TurnRecord(number=plan.number, model=plan.model)
         metadata: dict[str, Any] = {"delegation_id": plan.delegation_id, "turn": plan.number}
         reservation = self._cycles.stream_reservation(
-            subject=CyclesSubject(**subject.wire()),
+            subject=CyclesSubject(**subject.in_run(plan.delegation_id).wire()),
             action=Action(
                 kind="llm.completion",
                 name=plan.model,
