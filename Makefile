@@ -16,7 +16,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/mypy --config-file pyproject.toml tests benchmarks
+	$(BIN)/mypy --config-file pyproject.toml tests benchmarks examples
 	$(BIN)/lint-imports
 
 format: $(VENV)/.dev
