@@ -4,14 +4,19 @@ Contenders are measured in *rounds*: each does its piece of work once per round,
 (A B, B A, A B, …), so that a machine whose speed drifts drifts for both. A ratio is taken within each round; quoted are
 its median and quartiles over all rounds. The first rounds warm up and do not count.
 
-Times are floats of seconds inside and milliseconds where they are shown. Nothing here judges: a target stands beside
-its ratio, and the exit code does not depend on it.
+Times are floats of seconds inside and milliseconds where they are shown. No time is judged: a target stands beside its
+ratio, and the exit code does not depend on it. It depends on the checks alone: statements about what the measured work
+did, which hold or do not, however fast it was.
+
+Several benchmarks share one Markdown page: each writes the section under its own title and leaves the others alone.
 """
 
 import argparse
 import json
+import math
 import os
 import platform
+import re
 import statistics
 import sys
 import time
@@ -20,6 +25,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+
+PAGE_HEADING = """\
+# Benchmarks
+
+Each section is written by the command that stands in it: run it to compare on your machine.
+"""
 
 MIN_ROUNDS = 2
 """Fewest counted rounds, even where they take longer than they may: less has no spread."""
@@ -78,6 +89,16 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """A statement about what the measured work did."""
+
+    what: str
+    holds: bool
+    found: str
+    """What is said where it does not hold."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
     """One run of one benchmark."""
 
@@ -90,10 +111,11 @@ class Report:
     """What a reader must know about the run, beside the machine."""
 
     caveats: str
+    checks: Sequence[Check] = ()
 
 
 async def measure_rounds(
-    contenders: Sequence[Contender], *, rounds: int, warm_up_rounds: int, limit_seconds: float
+    contenders: Sequence[Contender], *, rounds: int, warm_up_rounds: int, limit_seconds: float = math.inf
 ) -> dict[str, Series]:
     """Measure contenders in turns and give each piece of work its series.
 
@@ -163,24 +185,45 @@ def _load() -> str:
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that every benchmark has for where its results go."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single measurement, as JSON")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table as a Markdown page")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write a section of this Markdown page")
 
 
 def publish(report: Report, arguments: argparse.Namespace) -> None:
-    """Print a report, and write it wherever the command line asked."""
+    """Print a report, and write it wherever the command line asked.
+
+    Raises:
+        SystemExit: a check does not hold.
+    """
     described = {**machine(), **report.facts}
     print(f"{report.title}\n")
-    print("\n".join(f"{name + ':':<18} {value}" for name, value in described.items()), end="\n\n")
+    print("\n".join(f"{name + ':':<24} {value}" for name, value in described.items()), end="\n\n")
     rows = _rows(report)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = zip(row, widths, strict=True)
         print("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
     print(f"\n{report.caveats}")
+    if report.checks:
+        print("\n" + "\n".join(map(_checked, report.checks)))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(_json(report, described), indent=1) + "\n", encoding="utf-8")
     if arguments.markdown is not None:
-        arguments.markdown.write_text(_markdown(report, described, rows), encoding="utf-8")
+        _write_section(arguments.markdown, report.title, _markdown(report, described, rows))
+    if not all(check.holds for check in report.checks):
+        raise SystemExit("A check does not hold: what was measured is not what it should be.")
+
+
+def _checked(check: Check) -> str:
+    return f"holds: {check.what}" if check.holds else f"FAILS: {check.what} (found: {check.found})"
+
+
+def _write_section(page: Path, title: str, section: str) -> None:
+    """Put a section in the place of the one of the same title, or at the end of the page."""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    _, *present = re.split(r"^## ", text, flags=re.MULTILINE)
+    sections = {each.partition("\n")[0]: f"## {each.strip()}\n" for each in present}
+    sections[title] = section
+    page.write_text("\n".join([PAGE_HEADING, *sections.values()]), encoding="utf-8")
 
 
 def _rows(report: Report) -> list[tuple[str, ...]]:
@@ -193,11 +236,11 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
             (
                 comparison.work,
                 str(ours.count),
-                f"{ours.percentile_ms(50):.2f}",
-                f"{ours.percentile_ms(99):.2f}",
+                _shown(ours.percentile_ms(50)),
+                _shown(ours.percentile_ms(99)),
                 baseline.name,
-                f"{baseline.percentile_ms(50):.2f}",
-                f"{baseline.percentile_ms(99):.2f}",
+                _shown(baseline.percentile_ms(50)),
+                _shown(baseline.percentile_ms(99)),
                 f"{comparison.ratio:.2f} ({low:.2f}-{high:.2f})",
                 "" if comparison.target_ratio is None else f"≤ {comparison.target_ratio:.2f}",
             )
@@ -205,13 +248,15 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
     return rows
 
 
+def _shown(ms: float) -> str:
+    return f"{ms:.2f}" if ms >= 1 else f"{ms:.3f}"
+
+
 def _markdown(report: Report, described: Mapping[str, str], rows: Sequence[Sequence[str]]) -> str:
     header, *body = rows
     table = [header, ["---"] * len(header), *body]
     lines = [
-        f"# {report.title}",
-        "",
-        "Written by this command; run it to compare on your machine:",
+        f"## {report.title}",
         "",
         f"    {report.command}",
         "",
@@ -221,6 +266,8 @@ def _markdown(report: Report, described: Mapping[str, str], rows: Sequence[Seque
         "",
         report.caveats,
     ]
+    if report.checks:
+        lines += ["", *(f"- {_checked(check)}" for check in report.checks)]
     return "\n".join(lines) + "\n"
 
 
@@ -229,6 +276,7 @@ def _json(report: Report, described: Mapping[str, str]) -> dict[str, object]:
         "title": report.title,
         "command": report.command,
         "described": dict(described),
+        "checks": [{"what": check.what, "holds": check.holds, "found": check.found} for check in report.checks],
         "comparisons": [
             {
                 "work": comparison.work,
