@@ -25,6 +25,7 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.runtime
 	$(BIN)/python benchmarks/stdio.py --markdown docs/benchmarks.md
+	$(BIN)/python benchmarks/ledger.py --markdown docs/benchmarks.md
 
 lock: $(VENV)/.dev
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group build \
