@@ -1,9 +1,20 @@
 """What every test may use."""
 
+from collections.abc import Iterator
+
 import pytest
+
+from contract.face import Face
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     """Run asynchronous tests on asyncio, which uvicorn and the MCP SDK's stdio transport are used with."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def face() -> Iterator[Face]:
+    """A socket that the HTTP face is reached at."""
+    with Face().serving() as serving:
+        yield serving

@@ -27,7 +27,8 @@ from budget_server.authority.requests import (
     parse,
 )
 from budget_server.authority.store import LedgerStore
-from server.authority.harness import ACTION, NOON_MS, Clock, check_invariants
+from contract.harness import ACTION, NOON_MS, Clock
+from contract.local import check_invariants
 from server.authority.protocol_model import Book, Hold, Model, Refused
 
 SCOPES = ["tenant:acme", "tenant:acme/workspace:w", "tenant:acme/workspace:w/agent:bot"]

@@ -10,7 +10,8 @@ import pytest
 
 from budget_server.authority.audit import MAX_FINDINGS, audit
 from budget_server.authority.store import LedgerStore
-from server.authority.harness import BOT, LEAF, NOON_MS, ROOT, Clock, opened
+from contract.harness import BOT, LEAF, NOON_MS, ROOT, Clock
+from contract.local import opened
 
 Plant = Callable[..., list[str]]
 

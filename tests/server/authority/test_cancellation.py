@@ -12,18 +12,20 @@ from runcycles import Action, Amount, Subject, Unit
 from runcycles.streaming import AsyncStreamReservation
 
 from budget_server.authority.ledger import Ledger
-from server.authority.harness import ROOT, Authority, body_of
+from contract.answers import body_of
+from contract.harness import ROOT
+from contract.local import EmbeddedAuthority
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(autouse=True)
-def budget(authority: Authority) -> None:
+def budget(authority: EmbeddedAuthority) -> None:
     """Money to be held."""
     authority.set_budget(ROOT, 100)
 
 
-def hold_writer(authority: Authority, go_on: threading.Event) -> None:
+def hold_writer(authority: EmbeddedAuthority, go_on: threading.Event) -> None:
     """Keep the ledger's thread at an operation until the event is set, so that what comes meanwhile must wait."""
     entered = threading.Event()
 
@@ -36,7 +38,7 @@ def hold_writer(authority: Authority, go_on: threading.Event) -> None:
 
 
 @contextmanager
-def writer_held(authority: Authority) -> Iterator[threading.Event]:
+def writer_held(authority: EmbeddedAuthority) -> Iterator[threading.Event]:
     """Hold the ledger's thread for as long as the block runs, or until the event that it gives is set."""
     go_on = threading.Event()
     hold_writer(authority, go_on)
@@ -46,7 +48,7 @@ def writer_held(authority: Authority) -> Iterator[threading.Event]:
         go_on.set()
 
 
-def stream(authority: Authority) -> AsyncStreamReservation:
+def stream(authority: EmbeddedAuthority) -> AsyncStreamReservation:
     """Open a stream reservation as a user of the library would."""
     return authority.client.stream_reservation(
         subject=Subject(tenant="acme"),
@@ -56,7 +58,7 @@ def stream(authority: Authority) -> AsyncStreamReservation:
 
 
 @pytest.mark.parametrize("how", ["scope", "timeout", "native", "native twice"])
-async def test_a_body_that_is_cancelled_releases(authority: Authority, how: str) -> None:
+async def test_a_body_that_is_cancelled_releases(authority: EmbeddedAuthority, how: str) -> None:
     """runcycles, stream_reservation: leaving by a cancellation releases, and the release gets through."""
     inside = anyio.Event()
 
@@ -86,7 +88,7 @@ async def test_a_body_that_is_cancelled_releases(authority: Authority, how: str)
 
 
 @pytest.mark.parametrize("how", ["scope", "native", "native twice", "wait_for"])
-async def test_a_reserve_that_is_cancelled_on_its_way_holds_nothing(authority: Authority, how: str) -> None:
+async def test_a_reserve_that_is_cancelled_on_its_way_holds_nothing(authority: EmbeddedAuthority, how: str) -> None:
     """Cycles v0, IDEMPOTENCY: nobody heard the answer, so the next use of the key is judged afresh."""
     with anyio.fail_after(10), writer_held(authority) as go_on:
         await cancelled(how, calling(authority.client.create_reservation, authority.intent(40, key="k")), go_on)
@@ -101,7 +103,7 @@ async def test_a_reserve_that_is_cancelled_on_its_way_holds_nothing(authority: A
     assert await authority.amounts() == "70/30/0/0"
 
 
-async def test_a_stream_that_is_cancelled_while_it_opens_holds_nothing(authority: Authority) -> None:
+async def test_a_stream_that_is_cancelled_while_it_opens_holds_nothing(authority: EmbeddedAuthority) -> None:
     """runcycles, stream_reservation: up to Python 3.11 it waits in a task of its own, which hears of it natively.
 
     From 3.12 on the reservation opens first, and its body is cancelled where it waits: it is given back all the same.
@@ -119,7 +121,7 @@ async def test_a_stream_that_is_cancelled_while_it_opens_holds_nothing(authority
         assert await authority.amounts() == "100/0/0/0"
 
 
-async def test_a_cancelled_repeat_does_not_take_away_what_the_first_call_holds(authority: Authority) -> None:
+async def test_a_cancelled_repeat_does_not_take_away_what_the_first_call_holds(authority: EmbeddedAuthority) -> None:
     """Cycles v0, IDEMPOTENCY: the replay is cancelled, the reservation belongs to somebody."""
     first = await authority.reserved(40, key="k")
 
@@ -130,7 +132,7 @@ async def test_a_cancelled_repeat_does_not_take_away_what_the_first_call_holds(a
     assert await authority.amounts() == "60/40/0/0"
 
 
-async def test_a_cancelled_dry_run_or_refusal_undoes_nothing(authority: Authority) -> None:
+async def test_a_cancelled_dry_run_or_refusal_undoes_nothing(authority: EmbeddedAuthority) -> None:
     """Cycles v0, dry_run: nothing was held that could be withdrawn."""
     for fields in ({"dry_run": True}, {"amount": 1_000}):
         body = authority.intent(fields.pop("amount", 40), **fields)
@@ -141,7 +143,7 @@ async def test_a_cancelled_dry_run_or_refusal_undoes_nothing(authority: Authorit
 
 
 @pytest.mark.parametrize("how", ["scope", "native", "native twice", "wait_for"])
-async def test_a_commit_that_is_cancelled_on_its_way_is_made(authority: Authority, how: str) -> None:
+async def test_a_commit_that_is_cancelled_on_its_way_is_made(authority: EmbeddedAuthority, how: str) -> None:
     """Cycles v0, commitReservation: what was spent is charged; the same key then replays."""
     reservation_id = await authority.reserved(40)
     body = authority.outlay(25, key="c")
@@ -154,7 +156,7 @@ async def test_a_commit_that_is_cancelled_on_its_way_is_made(authority: Authorit
 
 
 @pytest.mark.parametrize("how", ["scope", "native", "native twice"])
-async def test_a_stream_that_is_cancelled_while_it_commits_is_charged(authority: Authority, how: str) -> None:
+async def test_a_stream_that_is_cancelled_while_it_commits_is_charged(authority: EmbeddedAuthority, how: str) -> None:
     """runcycles, stream_reservation: the commit is on its way, and arrives."""
     holding = threading.Event()
 

@@ -10,7 +10,9 @@ import pytest
 
 from budget_server.authority.audit import audit
 from budget_server.authority.schema import MIGRATIONS
-from server.authority.harness import BOT, LEAF, ROOT, Clock, body_of, opened
+from contract.answers import body_of
+from contract.harness import BOT, LEAF, ROOT, Clock
+from contract.local import opened
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,9 @@ from budget_server.authority.audit import audit
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.periods import PERIODS, period_end_ms
 from budget_server.authority.store import LedgerStore
-from server.authority.harness import BOT, LEAF, ROOT, Authority, Clock, assert_refused, body_of, opened
+from contract.answers import assert_refused, body_of
+from contract.harness import BOT, LEAF, ROOT, Clock
+from contract.local import EmbeddedAuthority, opened
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +39,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def authority(tmp_path: Path, clock: Clock) -> Iterator[Authority]:
+def authority(tmp_path: Path, clock: Clock) -> Iterator[EmbeddedAuthority]:
     """An authority whose root has 100 tokens a day; audited by the tests themselves."""
     with opened(tmp_path / "ledger.db", clock) as subject:
         set_daily(subject, ROOT, 100)
@@ -45,7 +47,7 @@ def authority(tmp_path: Path, clock: Clock) -> Iterator[Authority]:
         assert audit(subject.path, 2**62).findings == []
 
 
-def set_daily(authority: Authority, scope: str, amount: int, *, overdraft_limit: int = 0) -> None:
+def set_daily(authority: EmbeddedAuthority, scope: str, amount: int, *, overdraft_limit: int = 0) -> None:
     """Allocate so many tokens a day, as a person would."""
 
     def change(ledger: Ledger) -> None:
@@ -56,7 +58,7 @@ def set_daily(authority: Authority, scope: str, amount: int, *, overdraft_limit:
     authority.run(change)
 
 
-def ended(authority: Authority, scope: str = ROOT) -> list[tuple[int, int, int]]:
+def ended(authority: EmbeddedAuthority, scope: str = ROOT) -> list[tuple[int, int, int]]:
     """Read what periods have left behind: end, spent, debt."""
     return [
         (end_ms, spent, debt)
@@ -114,7 +116,7 @@ def test_days_follow_the_clocks_of_their_zone(period: str, day: date, ends: date
 
 
 async def test_until_midnight_it_is_spent_and_from_midnight_on_it_is_there_again(
-    authority: Authority, clock: Clock
+    authority: EmbeddedAuthority, clock: Clock
 ) -> None:
     """A period ends at its boundary, to the millisecond, and leaves its figures behind."""
     await authority.event(100)
@@ -129,7 +131,7 @@ async def test_until_midnight_it_is_spent_and_from_midnight_on_it_is_there_again
 
 
 async def test_what_is_held_over_midnight_stays_held_and_counts_when_it_is_spent(
-    authority: Authority, clock: Clock
+    authority: EmbeddedAuthority, clock: Clock
 ) -> None:
     """Money is spent in the period in which it is committed."""
     reservation_id = await authority.reserved(40, ttl_ms=3_600_000, grace_period_ms=60_000)
@@ -144,7 +146,7 @@ async def test_what_is_held_over_midnight_stays_held_and_counts_when_it_is_spent
     assert ended(authority) == [(MIDNIGHT_MS, 10, 0)]
 
 
-async def test_a_debt_is_repaid_from_the_new_period_first(authority: Authority, clock: Clock) -> None:
+async def test_a_debt_is_repaid_from_the_new_period_first(authority: EmbeddedAuthority, clock: Clock) -> None:
     """Cycles v0, Balance: when budget is added, debt is repaid first; over its limit no more, once it is."""
     set_daily(authority, ROOT, 100, overdraft_limit=250)
     await authority.event(350, overage_policy="ALLOW_WITH_OVERDRAFT")
@@ -158,7 +160,9 @@ async def test_a_debt_is_repaid_from_the_new_period_first(authority: Authority, 
     assert balances == ["-150/0/100/150", "-50/0/100/50", "50/0/50/0", "100/0/0/0"]
 
 
-async def test_days_on_which_nobody_looked_are_made_up_for_one_by_one(authority: Authority, clock: Clock) -> None:
+async def test_days_on_which_nobody_looked_are_made_up_for_one_by_one(
+    authority: EmbeddedAuthority, clock: Clock
+) -> None:
     """What a daemon would have done at each midnight is done by whoever comes first."""
     set_daily(authority, ROOT, 100, overdraft_limit=250)
     await authority.event(350, overage_policy="ALLOW_WITH_OVERDRAFT")
@@ -169,7 +173,9 @@ async def test_days_on_which_nobody_looked_are_made_up_for_one_by_one(authority:
     assert [spent for _, spent, _ in ended(authority)] == [100, 100, 100, 50]
 
 
-async def test_a_lease_that_ran_out_yesterday_is_charged_to_yesterday(authority: Authority, clock: Clock) -> None:
+async def test_a_lease_that_ran_out_yesterday_is_charged_to_yesterday(
+    authority: EmbeddedAuthority, clock: Clock
+) -> None:
     """Expiry and boundary take effect in the order of time, however late somebody looks."""
     await authority.reserved(40, ttl_ms=1_000, metadata={"on_expiry": "charge"})
 
@@ -182,7 +188,7 @@ async def test_a_lease_that_ran_out_yesterday_is_charged_to_yesterday(authority:
 @pytest.mark.parametrize(("actual", "now", "yesterday"), [(15, "100/0/0/0", 15), (40, "100/0/0/0", 40),
                                                          (55, "85/0/15/0", 40)])  # fmt: skip
 async def test_a_commit_that_comes_after_the_period_corrects_the_period_it_belongs_to(
-    authority: Authority, clock: Clock, actual: int, now: str, yesterday: int
+    authority: EmbeddedAuthority, clock: Clock, actual: int, now: str, yesterday: int
 ) -> None:
     """A provisional charge is replaced where it was made; only what exceeds it is charged today."""
     reservation_id = await authority.reserved(40, ttl_ms=1_000, metadata={"on_expiry": "charge"})
@@ -195,7 +201,7 @@ async def test_a_commit_that_comes_after_the_period_corrects_the_period_it_belon
     assert ended(authority) == [(MIDNIGHT_MS, yesterday, 0)]
 
 
-async def test_scopes_start_anew_each_for_itself(authority: Authority, clock: Clock) -> None:
+async def test_scopes_start_anew_each_for_itself(authority: EmbeddedAuthority, clock: Clock) -> None:
     """A budget without a period goes on, and a late commit is right on both."""
     authority.set_budget(LEAF, 200)
     reservation_id = await authority.reserved(40, BOT, ttl_ms=1_000, metadata={"on_expiry": "charge"})
@@ -209,7 +215,7 @@ async def test_scopes_start_anew_each_for_itself(authority: Authority, clock: Cl
     assert ended(authority, LEAF) == []
 
 
-async def test_a_clock_set_back_over_midnight_ends_nothing_twice(authority: Authority, clock: Clock) -> None:
+async def test_a_clock_set_back_over_midnight_ends_nothing_twice(authority: EmbeddedAuthority, clock: Clock) -> None:
     """Time never runs backwards within a ledger."""
     await authority.event(60)
     clock.now_ms = MIDNIGHT_MS
@@ -222,7 +228,7 @@ async def test_a_clock_set_back_over_midnight_ends_nothing_twice(authority: Auth
     assert ended(authority) == [(MIDNIGHT_MS, 60, 0)]
 
 
-async def test_a_closed_budget_starts_no_period(authority: Authority, clock: Clock) -> None:
+async def test_a_closed_budget_starts_no_period(authority: EmbeddedAuthority, clock: Clock) -> None:
     """Closing is for good."""
     await authority.event(60)
     authority.run(lambda ledger: budgets.set_status(ledger.db, scope=ROOT, unit="TOKENS", status="CLOSED"))
@@ -232,7 +238,7 @@ async def test_a_closed_budget_starts_no_period(authority: Authority, clock: Clo
     assert await authority.amounts() == "40/0/60/0"
 
 
-async def test_another_period_keeps_what_was_spent_in_this_one(authority: Authority, clock: Clock) -> None:
+async def test_another_period_keeps_what_was_spent_in_this_one(authority: EmbeddedAuthority, clock: Clock) -> None:
     """From day to month: today's spending is the month's."""
     await authority.event(60)
 
@@ -248,7 +254,7 @@ async def test_another_period_keeps_what_was_spent_in_this_one(authority: Author
     assert await authority.amounts() == "100/0/0/0"
 
 
-def test_of_many_that_notice_a_boundary_one_heeds_it(authority: Authority, clock: Clock) -> None:
+def test_of_many_that_notice_a_boundary_one_heeds_it(authority: EmbeddedAuthority, clock: Clock) -> None:
     """Exactly once, whichever process notices: eight connections of their own cross midnight together."""
     authority.sql("UPDATE budgets SET spent = 60, remaining = 40")
     authority.sql(

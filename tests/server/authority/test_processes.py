@@ -11,16 +11,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from server.authority.harness import (
-    LEAF,
-    ROOT,
-    Authority,
-    Clock,
-    assert_refused,
-    body_of,
-    check_invariants,
-    opened,
-)
+from contract.answers import assert_refused, body_of
+from contract.harness import LEAF, ROOT, Clock
+from contract.local import EmbeddedAuthority, check_invariants, opened
 
 WORKER = Path(__file__).with_name("worker.py")
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -61,14 +54,14 @@ def now_ms() -> int:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Authority]:
+def ledger(tmp_path: Path) -> Iterator[EmbeddedAuthority]:
     """An authority that shares its file with workers."""
     with opened(tmp_path / "ledger.db", Clock(now_ms())) as authority:
         yield authority
 
 
 @pytest.mark.parametrize("limit", [300])
-def test_four_processes_are_granted_exactly_what_there_is(ledger: Authority, start: Start, limit: int) -> None:
+def test_four_processes_are_granted_exactly_what_there_is(ledger: EmbeddedAuthority, start: Start, limit: int) -> None:
     """Cycles v0, ATOMICITY: 600 tries on a budget for 300; every try gets an answer, none an error."""
     ledger.set_budget(ROOT, limit)
     ledger.set_budget(LEAF, 2 * limit)
@@ -83,7 +76,7 @@ def test_four_processes_are_granted_exactly_what_there_is(ledger: Authority, sta
     assert ledger.sql("SELECT remaining, reserved FROM budgets WHERE scope = ?", ROOT) == [(0, limit)]
 
 
-def test_of_two_processes_that_settle_one_reservation_one_does(ledger: Authority, start: Start) -> None:
+def test_of_two_processes_that_settle_one_reservation_one_does(ledger: EmbeddedAuthority, start: Start) -> None:
     """Cycles v0, RESERVATION_FINALIZED."""
     ledger.set_budget(ROOT, 100)
     reservation_id = "contested"
@@ -133,7 +126,7 @@ async def test_a_process_that_was_stopped_in_the_middle_costs_an_answer_not_a_ha
 
 @pytest.mark.anyio
 async def test_a_process_that_is_killed_in_the_middle_leaves_no_trace_and_no_lock(
-    ledger: Authority, start: Start
+    ledger: EmbeddedAuthority, start: Start
 ) -> None:
     """Between BEGIN and COMMIT there is nothing; the kernel drops the locks of the dead."""
     ledger.set_budget(ROOT, 100)

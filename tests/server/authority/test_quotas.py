@@ -5,7 +5,9 @@ import pytest
 
 from budget_server.authority import quotas
 from budget_server.authority.quotas import Quota
-from server.authority.harness import BOT, LEAF, ROOT, TENANT, Authority, Clock, assert_refused, body_of
+from contract.answers import assert_refused, body_of
+from contract.harness import BOT, LEAF, ROOT, TENANT, Clock
+from contract.local import EmbeddedAuthority
 
 pytestmark = pytest.mark.anyio
 
@@ -14,18 +16,18 @@ MINUTE_MS, DAY_MS = 60_000, 86_400_000
 
 
 @pytest.fixture(autouse=True)
-def budget(authority: Authority, clock: Clock) -> None:
+def budget(authority: EmbeddedAuthority, clock: Clock) -> None:
     """Money enough: only calls are scarce here. The clock stands at the start of a minute."""
     clock.now_ms -= clock.now_ms % DAY_MS
     authority.set_budget(ROOT, 1_000)
 
 
-def set_quota(authority: Authority, window: str, max_calls: int, scope: str = ROOT, kind: str = KIND) -> None:
+def set_quota(authority: EmbeddedAuthority, window: str, max_calls: int, scope: str = ROOT, kind: str = KIND) -> None:
     """Do what ``budget quota set`` does."""
     authority.run(lambda ledger: quotas.set_quota(ledger.db, "acme", Quota(scope, kind, window, max_calls)))
 
 
-async def statuses(authority: Authority, count: int, run_id: str = "") -> list[int]:
+async def statuses(authority: EmbeddedAuthority, count: int, run_id: str = "") -> list[int]:
     """Reserve so many times."""
     subject = {**BOT, "dimensions": {"run_id": run_id}} if run_id else BOT
     return [(await authority.reserve(1, subject)).status for _ in range(count)]
@@ -33,7 +35,7 @@ async def statuses(authority: Authority, count: int, run_id: str = "") -> list[i
 
 @pytest.mark.parametrize(("window", "window_ms"), [("minute", MINUTE_MS), ("day", DAY_MS)])
 async def test_so_many_calls_and_no_more_until_the_window_is_over(
-    authority: Authority, clock: Clock, window: str, window_ms: int
+    authority: EmbeddedAuthority, clock: Clock, window: str, window_ms: int
 ) -> None:
     """Cycles v0.1.26, action quotas: tumbling windows of the UTC calendar, counted at reserve."""
     set_quota(authority, window, 2)
@@ -48,7 +50,7 @@ async def test_so_many_calls_and_no_more_until_the_window_is_over(
     assert await statuses(authority, 3) == [200, 200, 409]
 
 
-async def test_a_denial_says_which_quota_and_when_to_come_again(authority: Authority, clock: Clock) -> None:
+async def test_a_denial_says_which_quota_and_when_to_come_again(authority: EmbeddedAuthority, clock: Clock) -> None:
     """Cycles v0.1.26, DenyDetail: what an agent can act on."""
     set_quota(authority, "minute", 1)
     await authority.reserve(1)
@@ -64,7 +66,7 @@ async def test_a_denial_says_which_quota_and_when_to_come_again(authority: Autho
     assert await authority.amounts() == "999/1/0/0"
 
 
-async def test_other_kinds_and_other_scopes_are_not_counted(authority: Authority) -> None:
+async def test_other_kinds_and_other_scopes_are_not_counted(authority: EmbeddedAuthority) -> None:
     """A quota is of one kind, below one scope."""
     set_quota(authority, "day", 1, scope=LEAF)
     await authority.reserve(1, BOT)
@@ -74,7 +76,7 @@ async def test_other_kinds_and_other_scopes_are_not_counted(authority: Authority
     assert_refused(await authority.reserve(1, BOT), 409, "ACTION_QUOTA_EXCEEDED")
 
 
-async def test_the_root_is_asked_before_the_leaf(authority: Authority) -> None:
+async def test_the_root_is_asked_before_the_leaf(authority: EmbeddedAuthority) -> None:
     """As with budgets: the first failure from the root is the answer."""
     set_quota(authority, "day", 1, scope=LEAF)
     set_quota(authority, "day", 1, scope=ROOT)
@@ -85,7 +87,7 @@ async def test_the_root_is_asked_before_the_leaf(authority: Authority) -> None:
     assert body["details"]["deny_detail"]["blocked_by_scope"] == ROOT
 
 
-async def test_a_call_that_budget_denies_is_not_counted(authority: Authority) -> None:
+async def test_a_call_that_budget_denies_is_not_counted(authority: EmbeddedAuthority) -> None:
     """Quotas come before budgets, and a refused reserve leaves no trace."""
     set_quota(authority, "day", 1)
 
@@ -94,7 +96,7 @@ async def test_a_call_that_budget_denies_is_not_counted(authority: Authority) ->
     assert await statuses(authority, 2) == [200, 409]
 
 
-async def test_asking_counts_nothing_and_is_told_no(authority: Authority) -> None:
+async def test_asking_counts_nothing_and_is_told_no(authority: EmbeddedAuthority) -> None:
     """Decide and dry run evaluate as if it were live."""
     set_quota(authority, "minute", 1)
     for _ in range(3):
@@ -108,7 +110,7 @@ async def test_asking_counts_nothing_and_is_told_no(authority: Authority) -> Non
         assert body["retry_after_ms"] == MINUTE_MS
 
 
-async def test_a_repeated_reserve_is_counted_once(authority: Authority) -> None:
+async def test_a_repeated_reserve_is_counted_once(authority: EmbeddedAuthority) -> None:
     """A replay is the same call."""
     set_quota(authority, "day", 2)
 
@@ -116,7 +118,7 @@ async def test_a_repeated_reserve_is_counted_once(authority: Authority) -> None:
     assert await statuses(authority, 2) == [200, 409]
 
 
-async def test_each_run_has_its_own_count(authority: Authority) -> None:
+async def test_each_run_has_its_own_count(authority: EmbeddedAuthority) -> None:
     """Cycles v0.1.26: per_run is keyed by dimensions.run_id."""
     set_quota(authority, "run", 2)
 
@@ -124,7 +126,7 @@ async def test_each_run_has_its_own_count(authority: Authority) -> None:
     assert await statuses(authority, 3, "b") == [200, 200, 409]
 
 
-async def test_without_a_run_id_a_quota_per_run_cannot_be_kept(authority: Authority) -> None:
+async def test_without_a_run_id_a_quota_per_run_cannot_be_kept(authority: EmbeddedAuthority) -> None:
     """Cycles v0.1.26: 400 rather than a quota that is walked around."""
     set_quota(authority, "run", 2)
 
@@ -134,7 +136,7 @@ async def test_without_a_run_id_a_quota_per_run_cannot_be_kept(authority: Author
 
 
 async def test_a_run_gets_back_what_it_did_not_use_and_nothing_of_what_it_did(
-    authority: Authority, clock: Clock
+    authority: EmbeddedAuthority, clock: Clock
 ) -> None:
     """Cycles v0.1.26: release and expiry take one off a run's count, a commit keeps it, and so does a charge."""
     set_quota(authority, "run", 1)
@@ -149,7 +151,7 @@ async def test_a_run_gets_back_what_it_did_not_use_and_nothing_of_what_it_did(
     assert await statuses(authority, 1, "r") == [409]
 
 
-async def test_a_minute_keeps_what_was_released(authority: Authority) -> None:
+async def test_a_minute_keeps_what_was_released(authority: EmbeddedAuthority) -> None:
     """A rate is of calls made, not of calls paid for."""
     set_quota(authority, "minute", 1)
     await authority.release(await authority.reserved(1))
@@ -157,7 +159,7 @@ async def test_a_minute_keeps_what_was_released(authority: Authority) -> None:
     assert_refused(await authority.reserve(1), 409, "ACTION_QUOTA_EXCEEDED")
 
 
-async def test_a_call_whose_caller_gave_up_is_not_counted(authority: Authority) -> None:
+async def test_a_call_whose_caller_gave_up_is_not_counted(authority: EmbeddedAuthority) -> None:
     """A withdrawn reserve never was."""
     set_quota(authority, "minute", 1)
     with anyio.CancelScope() as scope:
@@ -168,7 +170,7 @@ async def test_a_call_whose_caller_gave_up_is_not_counted(authority: Authority) 
     assert await statuses(authority, 1) == [200 if held == [(0,)] else 409]
 
 
-async def test_counts_of_windows_that_are_over_are_forgotten(authority: Authority, clock: Clock) -> None:
+async def test_counts_of_windows_that_are_over_are_forgotten(authority: EmbeddedAuthority, clock: Clock) -> None:
     """No table grows without end."""
     set_quota(authority, "minute", 5)
     for _ in range(10):
@@ -178,7 +180,7 @@ async def test_counts_of_windows_that_are_over_are_forgotten(authority: Authorit
     assert authority.sql("SELECT count(*) <= 2 FROM quota_counts") == [(1,)]
 
 
-async def test_a_quota_that_is_removed_counts_no_more(authority: Authority) -> None:
+async def test_a_quota_that_is_removed_counts_no_more(authority: EmbeddedAuthority) -> None:
     """Off again, and it starts from nothing when it is set again."""
     set_quota(authority, "day", 1)
     await authority.reserve(1)

@@ -14,7 +14,9 @@ from budget_server.authority.refusals import LedgerUnavailableError
 from budget_server.authority.schema import MIGRATIONS
 from budget_server.authority.store import LedgerStore
 from budget_tools.errors import ConfigurationError
-from server.authority.harness import NOON_MS, ROOT, Authority, Clock, assert_refused, body_of, opened
+from contract.answers import assert_refused, body_of
+from contract.harness import NOON_MS, ROOT, Clock
+from contract.local import EmbeddedAuthority, opened
 
 
 def refused(path: Path) -> str:
@@ -241,7 +243,9 @@ async def test_a_full_disk_is_an_answer_and_changes_nothing(tmp_path: Path) -> N
 
 
 @pytest.mark.anyio
-async def test_a_tool_that_holds_sqlites_own_lock_is_an_answer_too(tmp_path: Path, authority: Authority) -> None:
+async def test_a_tool_that_holds_sqlites_own_lock_is_an_answer_too(
+    tmp_path: Path, authority: EmbeddedAuthority
+) -> None:
     """Somebody at a database shell: 503 after a second, nothing written."""
     authority.set_budget(ROOT, 10)
     shell = apsw.Connection(str(tmp_path / "data" / "ledger.db"))

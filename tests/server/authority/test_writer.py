@@ -13,7 +13,7 @@ from budget_server.authority.ledger import Ledger
 from budget_server.authority.refusals import LedgerUnavailableError, Refusal
 from budget_server.authority.store import LedgerStore
 from budget_server.authority.writer import MAX_GROUP, Writer
-from server.authority.harness import Clock
+from contract.harness import Clock
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ An extension of ours; Cycles v0 keeps the metadata and expires as usual.
 
 import pytest
 
-from server.authority.harness import BOT, LEAF, NOON_MS, ROOT, Authority, assert_refused, body_of
+from contract.answers import assert_refused, body_of
+from contract.harness import BOT, LEAF, NOON_MS, ROOT, Authority
 
 pytestmark = pytest.mark.anyio
 
@@ -22,6 +23,7 @@ async def expired(authority: Authority, estimate: int = 40, **fields: object) ->
 @pytest.fixture(autouse=True)
 def budgets(authority: Authority) -> None:
     """A root and a leaf."""
+    authority.require("on_expiry")
     authority.set_budget(ROOT, 100)
     authority.set_budget(LEAF, 60)
 
@@ -159,6 +161,15 @@ async def test_an_extension_may_choose_again(
     authority.clock.now_ms += 100_000
 
     assert await authority.amounts() == amounts
+
+
+@pytest.mark.parametrize("choice", ["maybe", ["charge"]])
+async def test_a_reserve_that_chooses_nonsense_holds_nothing(authority: Authority, choice: object) -> None:
+    """Cycles v0, INVALID_REQUEST."""
+    response = await authority.reserve(1, metadata={"on_expiry": choice})
+
+    assert "on_expiry" in assert_refused(response, 400, "INVALID_REQUEST")["message"]
+    assert await authority.amounts() == "100/0/0/0"
 
 
 async def test_an_extension_that_chooses_nonsense_extends_nothing(authority: Authority) -> None:

@@ -3,7 +3,8 @@
 import pytest
 
 from budget_server.authority.timekeeping import SWEEP_LIMIT
-from server.authority.harness import BOT, LEAF, ROOT, TENANT, Authority, assert_refused, body_of
+from contract.answers import assert_refused, body_of
+from contract.harness import BOT, LEAF, ROOT, TENANT, Authority
 
 pytestmark = pytest.mark.anyio
 
@@ -133,6 +134,7 @@ async def test_the_one_that_is_asked_about_is_settled_however_many_are_due(
     authority: Authority, operation: str
 ) -> None:
     """Cycles v0, RESERVATION EXPIRY: reserve sees all that is free; a dead lease is dead even while unswept."""
+    authority.require("sql")
     held = 2 * SWEEP_LIMIT + 10
     authority.set_budget(ROOT, held + 10)
     fresh = await authority.reserved(10, overage_policy="REJECT")

@@ -7,7 +7,8 @@ import anyio
 import pytest
 from runcycles import CyclesResponse
 
-from server.authority.harness import BOT, NOON_MS, ROOT, TENANT, Authority, assert_refused, body_of
+from contract.answers import assert_refused, body_of, lasting
+from contract.harness import BOT, NOON_MS, ROOT, TENANT, Authority
 
 pytestmark = pytest.mark.anyio
 
@@ -18,13 +19,14 @@ async def test_a_repeated_reserve_holds_once_and_gives_the_first_answer(authorit
     first = body_of(await authority.reserve(40, key="k"))
     await authority.reserved(10)
 
-    assert body_of(await authority.reserve(40, key="k")) == first
+    assert lasting(body_of(await authority.reserve(40, key="k"))) == lasting(first)
 
     assert await authority.amounts() == "50/50/0/0"
 
 
 async def test_the_key_order_of_a_payload_makes_no_difference(authority: Authority) -> None:
     """Cycles v0, IDEMPOTENCY: payloads are compared as canonical JSON."""
+    authority.require("canonical payloads")
     authority.set_budget(ROOT, 100)
     first = body_of(await authority.reserve(40, key="k", metadata={"a": 1, "b": {"c": 2, "d": 3}}))
 
@@ -39,7 +41,7 @@ async def test_a_default_that_is_sent_is_the_same_payload(authority: Authority, 
     authority.set_budget(ROOT, 100)
     first = body_of(await authority.reserve(40, key="k"))
 
-    assert body_of(await authority.reserve(40, key="k", **explicit)) == first
+    assert lasting(body_of(await authority.reserve(40, key="k", **explicit))) == lasting(first)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ async def test_a_refused_key_is_judged_afresh(authority: Authority) -> None:
     assert_refused(await authority.reserve(40, key="k"), 404, "NOT_FOUND")
     authority.set_budget(ROOT, 10)
     assert_refused(await authority.reserve(40, key="k"), 409, "BUDGET_EXCEEDED")
-    authority.change_budget(ROOT, allocated=100, remaining=100)
+    authority.change_budget(ROOT, allocated=100)
 
     assert (await authority.reserve(50, key="k")).status == 200
 
@@ -109,8 +111,8 @@ async def test_a_replayed_reserve_has_no_time_left_once_it_is_settled(authority:
 
 async def test_a_replayed_extension_moves_the_expiry_once(authority: Authority) -> None:
     """Cycles v0, extendReservation: same expiry, fresh time left, counted once; a later extension is not reflected."""
-    authority.set_budget(ROOT, 100)
     authority.set_tenant(max_extensions=2)
+    authority.set_budget(ROOT, 100)
     reservation_id = await authority.reserved(40, ttl_ms=10_000)
     await authority.extend(reservation_id, 5_000, key="e1")
     authority.clock.now_ms += 1_000
@@ -131,8 +133,7 @@ async def test_a_repeated_commit_charges_once(authority: Authority) -> None:
     authority.set_budget(ROOT, 100)
     reservation_id = await authority.reserved(40)
     first = body_of(await authority.commit(reservation_id, 30, key="c", metrics={"latency_ms": 5}))
-    await authority.reserved(1)
-    authority.clock.now_ms += 100_000
+    await authority.release(await authority.reserved(1))
 
     assert body_of(await authority.commit(reservation_id, 30, key="c", metrics={"latency_ms": 5})) == first
     for metrics in ({"latency_ms": 6}, {"latency_ms": 5, "tokens_input": 0}):
@@ -140,6 +141,16 @@ async def test_a_repeated_commit_charges_once(authority: Authority) -> None:
         assert_refused(response, 409, "IDEMPOTENCY_MISMATCH")
 
     assert await authority.amounts() == "70/0/30/0"
+
+
+async def test_a_repeated_commit_replays_long_after_the_lease_has_run_out(authority: Authority) -> None:
+    """Cycles v0, IDEMPOTENCY: replay comes before expiry."""
+    authority.set_budget(ROOT, 100)
+    reservation_id = await authority.reserved(40)
+    first = body_of(await authority.commit(reservation_id, 30, key="c"))
+    authority.clock.now_ms += 100_000
+
+    assert body_of(await authority.commit(reservation_id, 30, key="c")) == first
 
 
 async def test_a_repeated_release_gives_back_once(authority: Authority) -> None:
@@ -217,7 +228,7 @@ async def test_twenty_callers_with_one_key_share_one_reservation(authority: Auth
     """Cycles v0, IDEMPOTENCY, under concurrency."""
     authority.set_budget(ROOT, 100)
 
-    bodies = [body_of(each) for each in await gathered(lambda _: authority.reserve(1, TENANT, key="k"), 20)]
+    bodies = [lasting(body_of(each)) for each in await gathered(lambda _: authority.reserve(1, TENANT, key="k"), 20)]
 
     assert all(body == bodies[0] for body in bodies)
     assert await authority.amounts() == "99/1/0/0"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from server.authority.harness import BOT, LEAF, ROOT, TENANT, Authority, assert_refused, body_of
+from contract.answers import assert_refused, body_of
+from contract.harness import BOT, LEAF, ROOT, TENANT, Authority
 
 pytestmark = pytest.mark.anyio
 
@@ -39,7 +40,8 @@ async def test_an_event_is_capped_at_what_the_poorest_scope_has(authority: Autho
 
 async def test_an_event_of_nothing_flags_nothing(authority: Authority) -> None:
     """Cycles v0, ALLOW_IF_AVAILABLE: a scope is over its limit where a charge was capped, and zero is not capped."""
-    authority.set_budget(ROOT, 10, spent=10, debt=5, overdraft_limit=10)
+    authority.set_budget(ROOT, 10, overdraft_limit=10)
+    await authority.event(15, overage_policy="ALLOW_WITH_OVERDRAFT")
 
     for policy in ("ALLOW_IF_AVAILABLE", "ALLOW_WITH_OVERDRAFT"):
         assert "charged" not in body_of(await authority.event(0, overage_policy=policy))
@@ -72,8 +74,8 @@ async def test_an_event_may_owe_to_the_limit(authority: Authority) -> None:
 
 async def test_the_tenants_overage_policy_holds_for_events(authority: Authority) -> None:
     """Cycles v0, EventCreateRequest.overage_policy."""
-    authority.set_budget(ROOT, 10)
     authority.set_tenant(default_overage_policy="REJECT")
+    authority.set_budget(ROOT, 10)
 
     assert_refused(await authority.event(11), 409, "BUDGET_EXCEEDED")
 
@@ -146,16 +148,26 @@ async def test_a_closed_tenant_is_a_denial_here(authority: Authority) -> None:
 
 async def test_a_dry_run_says_yes_and_holds_nothing(authority: Authority) -> None:
     """Cycles v0, dry_run: no reservation_id, no expiry; balances as they are."""
-    authority.set_budget(ROOT, 100, caps={"max_tokens": 5})
+    authority.set_budget(ROOT, 100)
 
     body = body_of(await authority.reserve(40, TENANT, dry_run=True))
 
-    assert set(body) == {"decision", "affected_scopes", "scope_path", "reserved", "caps", "balances"}
-    assert body["decision"] == "ALLOW_WITH_CAPS"
+    assert set(body) == {"decision", "affected_scopes", "scope_path", "reserved", "balances"}
+    assert body["decision"] == "ALLOW"
     assert body["reserved"]["amount"] == 40
     assert body["balances"][0]["remaining"]["amount"] == 100
     assert await authority.amounts() == "100/0/0/0"
     assert body_of(await authority.list())["reservations"] == []
+
+
+async def test_a_dry_run_tells_the_caps(authority: Authority) -> None:
+    """Cycles v0, dry_run: ALLOW_WITH_CAPS as a live reserve would say it."""
+    authority.set_budget(ROOT, 100, caps={"max_tokens": 5})
+
+    body = body_of(await authority.reserve(40, TENANT, dry_run=True))
+
+    assert (body["decision"], body["caps"]) == ("ALLOW_WITH_CAPS", {"max_tokens": 5})
+    assert await authority.amounts() == "100/0/0/0"
 
 
 async def test_a_decision_says_yes_and_nothing_else(authority: Authority) -> None:

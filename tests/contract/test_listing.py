@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from runcycles import models as wire
 
-from server.authority.harness import BOT, LEAF, NOON_MS, ROOT, TENANT, Authority, assert_refused, body_of
+from contract.answers import assert_refused, body_of
+from contract.harness import BOT, LEAF, NOON_MS, ROOT, TENANT, Authority
 
 pytestmark = pytest.mark.anyio
 
@@ -35,8 +36,9 @@ async def test_three_pages_show_every_reservation_once_in_order(
     """Cycles v0, listReservations: every sort key in both directions, ties broken by id."""
     authority.set_budget(ROOT, 1_000)
     for number in range(24):
-        authority.clock.now_ms += number % 3
-        reservation_id = await authority.reserved(number % 5, BOT if number % 2 else TENANT, ttl_ms=1_000 + number % 4)
+        if authority.has("clock"):  # elsewhere time passes by itself
+            authority.clock.now_ms += number % 3
+        reservation_id = await authority.reserved(number % 5, BOT if number % 2 else TENANT, ttl_ms=60_000 + number % 4)
         if number % 4 == 0:
             await authority.release(reservation_id)
     rows: list[dict[str, Any]] = []
@@ -65,6 +67,7 @@ async def test_three_pages_show_every_reservation_once_in_order(
 
 async def test_without_a_word_the_newest_come_first_fifty_at_a_time(authority: Authority) -> None:
     """Cycles v0, listReservations: created_at_ms desc, limit 50."""
+    authority.require("default order")
     authority.set_budget(ROOT, 100)
     made = []
     for _ in range(51):
@@ -79,6 +82,7 @@ async def test_without_a_word_the_newest_come_first_fifty_at_a_time(authority: A
 
 async def test_a_cursor_belongs_to_its_filter_and_order_but_not_to_what_is_included(authority: Authority) -> None:
     """Cycles v0, listReservations: reuse with another filter or sort is a 400."""
+    authority.require("default order")
     authority.set_budget(ROOT, 100)
     for _ in range(3):
         await authority.reserved(1)
@@ -98,11 +102,12 @@ def crafted(cursor: str, value: object, reservation_id: object) -> str:
 
 async def test_a_cursor_that_was_never_given_is_refused(authority: Authority) -> None:
     """Cycles v0, listReservations: opaque, and checked."""
+    authority.require("default order")
     authority.set_budget(ROOT, 100)
     for _ in range(3):
         await authority.reserved(1)
     real = body_of(await authority.list(limit="2"))["next_cursor"]
-    nonsense = ["x", "!!!", "é", "NQ", "W10", "eyJhIjoxfQ", "\ud800", "9" * 5_000, "W1tb" * 30_000]
+    nonsense = ["x", "!!!", "é", "NQ", "W10", "eyJhIjoxfQ", "9" * 5_000]
     forged = [crafted(real, 2**80, "a"), crafted(real, None, "a"), crafted(real, 1, 2), crafted(real, "\ud800", "a")]
     for cursor in (*nonsense, *forged):
         assert_refused(await authority.list(limit="2", cursor=cursor), 400, "INVALID_REQUEST")
@@ -122,7 +127,15 @@ async def test_reservations_are_found_by_what_they_are(authority: Authority) -> 
     assert await ids(authority, agent="bot") == [one]
     assert await ids(authority, agent="BOT", workspace="w") == [one]
     assert await ids(authority, agent="bot", status="RELEASED") == []
-    assert len(await ids(authority, tenant="acme", status="", agent="", cursor="")) == 3
+
+
+async def test_a_filter_that_is_blank_is_none(authority: Authority) -> None:
+    """Cycles v0, listReservations: as the protocol has it of the windows, here of every filter."""
+    authority.require("blank filters")
+    authority.set_budget(ROOT, 100)
+    reservation_id = await authority.reserved(1)
+
+    assert await ids(authority, tenant="acme", status="", agent="", cursor="") == [reservation_id]
 
 
 async def test_reservations_are_found_by_when_they_were(authority: Authority) -> None:
@@ -162,15 +175,13 @@ async def test_reservations_are_found_by_when_they_were(authority: Authority) ->
         {"from": at(2), "to": at(1)},
         {"expires_from": at(2), "expires_to": at(1)},
         {"finalized_from": at(2), "finalized_to": at(1)},
-        {"workspace": "\ud800"},
-        {"idempotency_key": "\ud800"},
     ],
 )
 async def test_a_filter_that_cannot_be_is_refused_by_name(authority: Authority, query: dict[str, str]) -> None:
     """Cycles v0, listReservations: 400, never an empty page."""
-    body = assert_refused(await authority.list(**query), 400, "INVALID_REQUEST")
-
-    assert next(iter(query)) in body["message"]
+    if not query.get("limit", "0").isascii() or len(query.get("limit", "0")) > 2:
+        authority.require("strict limits")
+    authority.assert_invalid(await authority.list(**query), next(iter(query)))
 
 
 async def test_a_list_carries_metadata_where_it_is_asked_for(authority: Authority) -> None:
@@ -205,37 +216,61 @@ async def test_what_is_still_open_is_valid_for_the_client_librarys_own_models(au
 
 async def test_another_tenants_rows_are_neither_listed_nor_asked_for(authority: Authority) -> None:
     """Cycles v0, AUTHENTICATION: the tenant filter only validates."""
-    authority.set_budget(ROOT, 100)
-    authority.set_budget("tenant:globex", 100, tenant="globex")
-    await authority.reserved(1)
-    authority.sql("UPDATE reservations SET tenant = 'globex'")
+    globex = authority.as_tenant("globex")
+    globex.set_budget("tenant:globex", 100)
+    theirs = await globex.reserved(1, {"tenant": "globex"})
 
     assert await ids(authority) == []
+    assert await ids(globex) == [theirs]
     assert_refused(await authority.list(tenant="globex"), 403, "FORBIDDEN")
     assert_refused(await authority.balances(tenant="globex"), 403, "FORBIDDEN")
-    authority.sql("UPDATE reservations SET tenant = 'acme'")
 
 
 async def test_balances_show_the_whole_tree_in_every_unit(authority: Authority) -> None:
     """Cycles v0, getBalances: ``scope`` is the last segment; what is zero of debt, limit and flag is left out."""
     authority.set_budget(ROOT, 100)
     authority.set_budget(ROOT, 5, unit="CREDITS")
-    authority.set_budget(LEAF, 10, spent=10, debt=3, overdraft_limit=9, is_over_limit=True)
-    authority.set_budget("tenant:globex", 100, tenant="globex")
+    authority.set_budget(LEAF, 10, overdraft_limit=9)
+    await authority.event(13, BOT, overage_policy="ALLOW_WITH_OVERDRAFT")
+    authority.as_tenant("globex").set_budget("tenant:globex", 100)
 
     rows = body_of(await authority.balances(tenant="acme", include_children="true"))["balances"]
+
+    by_place = {(row["scope_path"], row["remaining"]["unit"]): row for row in rows}
+    assert set(by_place) == {(ROOT, "CREDITS"), (ROOT, "TOKENS"), (LEAF, "TOKENS")}
+    assert {"debt", "overdraft_limit", "is_over_limit"}.isdisjoint(by_place[ROOT, "CREDITS"])
+    leaf = by_place[LEAF, "TOKENS"]
+    assert leaf["scope"] == "agent:bot"
+    assert leaf["remaining"]["amount"] == -3
+    assert leaf["debt"] == {"unit": "TOKENS", "amount": 3}
+    assert leaf["overdraft_limit"] == {"unit": "TOKENS", "amount": 9}
+    assert "is_over_limit" not in leaf
+    assert leaf["spent"] == leaf["allocated"] == {"unit": "TOKENS", "amount": 10}
+
+
+async def test_balances_say_that_a_budget_is_over_its_limit(authority: Authority) -> None:
+    """Cycles v0, Balance.is_over_limit: there only where it is true."""
+    authority.set_budget(ROOT, 10)
+    await authority.event(13)
+
+    (row,) = body_of(await authority.balances(tenant="acme"))["balances"]
+
+    assert row["is_over_limit"] is True
+
+
+async def test_balances_come_in_the_order_of_their_scopes(authority: Authority) -> None:
+    """Ours: people and tests read them."""
+    authority.require("default order")
+    for scope, unit in ((LEAF, "TOKENS"), (ROOT, "TOKENS"), (ROOT, "CREDITS")):
+        authority.set_budget(scope, 1, unit=unit)
+
+    rows = body_of(await authority.balances(tenant="acme"))["balances"]
 
     assert [(row["scope_path"], row["remaining"]["unit"]) for row in rows] == [
         (ROOT, "CREDITS"),
         (ROOT, "TOKENS"),
         (LEAF, "TOKENS"),
     ]
-    assert {"debt", "overdraft_limit", "is_over_limit"}.isdisjoint(rows[0])
-    assert rows[2]["scope"] == "agent:bot"
-    assert rows[2]["remaining"]["amount"] == -3
-    assert rows[2]["debt"] == {"unit": "TOKENS", "amount": 3}
-    assert rows[2]["overdraft_limit"] == {"unit": "TOKENS", "amount": 9}
-    assert rows[2]["is_over_limit"] is True
 
 
 async def test_balances_are_found_by_whole_segments(authority: Authority) -> None:
@@ -246,13 +281,12 @@ async def test_balances_are_found_by_whole_segments(authority: Authority) -> Non
     rows = body_of(await authority.balances(agent="Bot"))["balances"]
     both = body_of(await authority.balances(agent="bot", workspace="w"))["balances"]
 
-    assert [row["scope_path"] for row in rows] == [LEAF, "tenant:acme/workspace:w/agent:bot"]
+    assert {row["scope_path"] for row in rows} == {LEAF, "tenant:acme/workspace:w/agent:bot"}
     assert [row["scope_path"] for row in both] == ["tenant:acme/workspace:w/agent:bot"]
 
 
 async def test_balances_need_a_filter(authority: Authority) -> None:
     """By runcycles, get_balances: ValueError before anything is asked."""
-    for query in ({}, {"agent": ""}, {"include_children": "true"}):
+    for query in ({}, {"include_children": "true"}):
         with pytest.raises(ValueError, match="tenant"):
             await authority.client.get_balances(**query)
-    assert_refused(await authority.balances(agent="\ud800"), 400, "INVALID_REQUEST")
