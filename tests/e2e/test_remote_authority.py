@@ -1,93 +1,40 @@
 """With CYCLES_BASE_URL set, budgets live on a Cycles server: same tools, same answers, over real HTTP."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anyio
 import pytest
-import uvicorn
 from mcp import Client
-from runcycles import AsyncCyclesClient, CyclesConfig, CyclesResponse
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
 
+from budget_server.authority import keys
+from budget_server.authority.async_ledger import AsyncLedger
 from budget_server.authority.budgets import allocate_first
-from budget_server.authority.client import EmbeddedCyclesClient
+from budget_server.authority.http import create_app
 from budget_server.authority.store import LedgerStore
 from budget_server.authority.writer import Writer
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
+from budget_server.services import LEDGER_FILE
+from contract.face import Face
 from hosting import Environment, call, ledger_balance, refused
 
 pytestmark = pytest.mark.anyio
 
-API_KEY = "cyc-test-canary-key"
-
-
-def routes(client: AsyncCyclesClient) -> list[Route]:
-    """The protocol's paths over any client: enough of a Cycles server to be one on the wire."""
-
-    def route(path: str, method: str, handler: Callable[[Request], Awaitable[CyclesResponse]]) -> Route:
-        async def endpoint(request: Request) -> JSONResponse:
-            if request.headers.get("x-cycles-api-key") != API_KEY:
-                unauthorized = {"error": "UNAUTHORIZED", "message": "INVALID_KEY", "request_id": "r"}
-                return JSONResponse(unauthorized, status_code=401)
-            response = await handler(request)
-            return JSONResponse(response.body, status_code=response.status, headers=response.headers)
-
-        return Route(path, endpoint, methods=[method])
-
-    async def create(request: Request) -> CyclesResponse:
-        return await client.create_reservation(await request.json())
-
-    async def commit(request: Request) -> CyclesResponse:
-        return await client.commit_reservation(request.path_params["id"], await request.json())
-
-    async def release(request: Request) -> CyclesResponse:
-        return await client.release_reservation(request.path_params["id"], await request.json())
-
-    async def extend(request: Request) -> CyclesResponse:
-        return await client.extend_reservation(request.path_params["id"], await request.json())
-
-    async def balances(request: Request) -> CyclesResponse:
-        return await client.get_balances(**request.query_params)
-
-    return [
-        route("/v1/reservations", "POST", create),
-        route("/v1/reservations/{id}/commit", "POST", commit),
-        route("/v1/reservations/{id}/release", "POST", release),
-        route("/v1/reservations/{id}/extend", "POST", extend),
-        route("/v1/balances", "GET", balances),
-    ]
-
-
-@asynccontextmanager
-async def cycles_server(directory: Path) -> AsyncIterator[str]:
-    """Serve a ledger over HTTP on loopback and give its address."""
-    store = LedgerStore(directory / "ledger.sqlite3")
-    store.run(lambda ledger: allocate_first(ledger.db, tenant="acme", unit="USD_MICROCENTS", amount=10_000_000))
-    config = CyclesConfig(base_url="embedded://test", api_key="none", tenant="acme", journal_dir=str(directory / "j"))
-    client = EmbeddedCyclesClient(Writer(store), config)
-    server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes(client)), port=0, log_level="warning"))
-    server.config.load()
-    server.lifespan = server.config.lifespan_class(server.config)
-    await server.startup()
-    try:
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        await server.shutdown()
-        await client.aclose()
-
 
 @pytest.fixture
-def remote(environment: Environment, tmp_path: Path) -> Path:
-    """The directory of the other side's ledger; the server under test is not told of it."""
+def remote(environment: Environment, tmp_path: Path, face: Face) -> Iterator[Path]:
+    """The directory of the other side's ledger, served over HTTP; the server under test is not told of it."""
+    store = LedgerStore(tmp_path / "remote" / LEDGER_FILE)
+    store.run(lambda ledger: allocate_first(ledger.db, tenant="acme", unit="USD_MICROCENTS", amount=10_000_000))
+    _, secret = store.run(
+        lambda ledger: keys.create(ledger.db, tenant="acme", name="", now_ms=ledger.now_ms, expires_at_ms=None)
+    )
+    writer = Writer(store)
+    face.app = create_app(AsyncLedger(writer))
     del environment["BUDGET_USD"]
-    environment |= {"CYCLES_API_KEY": API_KEY, "CYCLES_TENANT": "acme"}
-    return tmp_path / "remote"
+    environment |= {"CYCLES_BASE_URL": face.address, "CYCLES_API_KEY": secret, "CYCLES_TENANT": "acme"}
+    yield tmp_path / "remote"
+    writer.close()
 
 
 async def test_the_tools_work_the_same_on_a_cycles_server(
@@ -96,12 +43,8 @@ async def test_the_tools_work_the_same_on_a_cycles_server(
     """Upper layers cannot tell an embedded ledger from a server; nothing is kept locally."""
     script = [Turn(text="Done.")]
     with anyio.fail_after(60):
-        async with cycles_server(remote) as address, ScriptedClaude(script) as endpoint:
-            environment |= {
-                "CYCLES_BASE_URL": address,
-                "ANTHROPIC_API_KEY": "k",
-                "ANTHROPIC_BASE_URL": endpoint.base_url,
-            }
+        async with ScriptedClaude(script) as endpoint:
+            environment |= {"ANTHROPIC_API_KEY": "k", "ANTHROPIC_BASE_URL": endpoint.base_url}
             async with host() as client:
                 held = await call(client, "reserve_budget", usd="0.02")
                 await call(client, "commit_usage", reservation_id=held["reservation_id"], usd="0.01")
@@ -133,20 +76,17 @@ async def test_an_authority_that_is_away_is_said_in_one_sentence(
 
     assert sentence.startswith("AUTHORITY_UNAVAILABLE: ")
     assert "key-1" in sentence
-    assert API_KEY not in sentence
+    assert environment["CYCLES_API_KEY"] not in sentence
 
 
-async def test_a_wrong_key_is_said_without_echoing_it(
-    host: Callable[..., Client], environment: Environment, remote: Path
-) -> None:
+@pytest.mark.usefixtures("remote")
+async def test_a_wrong_key_is_said_without_echoing_it(host: Callable[..., Client], environment: Environment) -> None:
     """Credentials are the person's to mend."""
     environment["CYCLES_API_KEY"] = "wrong-canary"
 
     with anyio.fail_after(60):
-        async with cycles_server(remote) as address:
-            environment["CYCLES_BASE_URL"] = address
-            async with host() as client:
-                sentence = await refused(client, "reserve_budget", usd="0.02")
+        async with host() as client:
+            sentence = await refused(client, "reserve_budget", usd="0.02")
 
     assert sentence.startswith("UNAUTHORIZED: ")
     assert "CYCLES_API_KEY" in sentence
