@@ -154,8 +154,8 @@ def test_the_server_ends_in_order_when_it_is_told_to(
 
         with pytest.raises(httpx.TransportError):
             client.get("/health")
-    assert ledger_balance(environment)["reserved"] == 5
     assert not list(Path(served.directory).glob("*-wal"))
+    assert ledger_balance(environment)["reserved"] == 5
 
 
 def test_a_server_and_the_commands_say_nothing_of_what_they_serve(environment: Environment) -> None:
