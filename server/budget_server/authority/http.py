@@ -68,7 +68,7 @@ def create_app(ledger: AsyncLedger) -> Starlette:
 
     api = _Api(ledger)
     one = "/v1/reservations/{reservation_id}"
-    return Starlette(
+    app = Starlette(
         routes=[
             api.write("/v1/decide", DecideRequest, lambda ledger, tenant, _, body: ledger.decide(tenant, body)),
             api.write("/v1/reservations", ReserveRequest, lambda ledger, tenant, _, body: ledger.reserve(tenant, body)),
@@ -84,6 +84,9 @@ def create_app(ledger: AsyncLedger) -> Starlette:
         exception_handlers={HTTPException: _no_such_route, Exception: _own_fault},
         lifespan=lifespan,
     )
+    # A redirect would be the one answer that carries neither ids nor an ErrorResponse.
+    app.router.redirect_slashes = False
+    return app
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -213,7 +213,7 @@ def test_a_body_past_all_measure_is_refused_and_the_connection_goes_on(
     wire: httpx.Client, http: HttpAuthority, *, chunked: bool
 ) -> None:
     """RFC 9110, 413: said with or without its length, and never kept in memory."""
-    long = GOOD.replace('"note": "note"', f'"note": "{"x" * MAX_BODY_BYTES}"').encode()
+    long = GOOD.replace('"note": "note"', f'"note": "{"x" * 4 * MAX_BODY_BYTES}"').encode()
     headers = {"Content-Type": "application/json"}
 
     response = wire.post("/v1/reservations", content=iter([long[:5], long[5:]]) if chunked else long, headers=headers)
@@ -252,10 +252,18 @@ def test_a_reservation_id_has_128_characters_at_most(wire: httpx.Client, http: H
     assert remaining(http) == 100
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/", "/v2/reservations", "/v1/reservations/a/b", "/v1/admin/budgets"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/", "/v2/reservations", "/v1/reservations/a/b", "/v1/admin/budgets", "/v1/balances/"]
+)
 def test_what_is_not_served_is_not_found(wire: httpx.Client, path: str) -> None:
     """Cycles v0, ErrorResponse, on every path."""
     refused(wire.get(path), 404, "NOT_FOUND")
+
+
+def test_balances_need_a_filter(wire: httpx.Client) -> None:
+    """Cycles v0, getBalances: at least one of the six levels."""
+    for query in ({}, {"agent": ""}, {"include_children": "true"}):
+        refused(wire.get("/v1/balances", params=query), 400)
 
 
 @pytest.mark.parametrize(
