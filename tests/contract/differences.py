@@ -32,10 +32,6 @@ DIFFERENCES: Mapping[str, Difference] = {
     "new tenant settings": Difference(SERVER, "it caches a tenant's settings for a minute"),
     # -- what is this project's own -----------------------------------------------------------------------------------
     "on_expiry": Difference(SERVER, "charging on expiry is an extension of ours; it keeps the metadata"),
-    "REJECT by the remainder": Difference(
-        SERVER,
-        "by the protocol's words REJECT refuses whatever exceeds the estimate, even where it remains",
-    ),
     "deny_detail": Difference(SERVER, "it gives a 409 no details: they are announced for v0.1.26"),
     "field names": Difference(SERVER, "it names a wrong field as its own code does (ttlMs), or not at all"),
     # -- where a Cycles server is more lenient, or says it differently ------------------------------------------------
@@ -43,7 +39,7 @@ DIFFERENCES: Mapping[str, Difference] = {
         SERVER, "it reads '5', 5.7 and 'true' as numbers and truths, 5 as text, 0 as a unit, and null as nothing"
     ),
     "strict limits": Difference(SERVER, "a limit that is no int32 is a 500, and one in other digits is read"),
-    "blank filters": Difference(SERVER, "a blank status is a 400, other blank filters match nothing"),
+    "blank tenant": Difference(SERVER, "a blank tenant matches nothing there, where the text has 403 for any other"),
     "canonical payloads": Difference(SERVER, "it compares nested maps in the order in which they came"),
     "absence": Difference(SERVER, "it shows absent levels, tags and cursors as null in get and list"),
     "default order": Difference(SERVER, "without sort_by it lists in no order, and its cursors are bound to no filter"),

@@ -13,7 +13,8 @@ import apsw
 
 from budget_server.authority import periods, quotas, rows
 from budget_server.authority.balance import Budget, charge_beyond
-from budget_server.authority.requests import CommitRequest, json_text, json_text_or_null, plain
+from budget_server.authority.refusals import Refusal
+from budget_server.authority.requests import CommitRequest, json_text, json_text_or_null, model_text
 from budget_server.authority.reservation import Reservation
 
 
@@ -44,6 +45,8 @@ def commit(db: apsw.Connection, row: Reservation, request: CommitRequest, now_ms
             budget.unspend(estimate)
     charged, debt = used, 0
     if actual > estimate:
+        if row.overage_policy == "REJECT":
+            raise _rejected(row, actual, budgets)
         beyond = charge_beyond(budgets, actual - estimate, row.overage_policy)
         charged, debt = estimate + beyond.charged, beyond.debt
     for budget in open_budgets:
@@ -61,7 +64,7 @@ def commit(db: apsw.Connection, row: Reservation, request: CommitRequest, now_ms
         finalized_at_ms=now_ms,
         charged=charged,
         debt_incurred=debt,
-        metrics=json_text_or_null(plain(request.metrics) if request.metrics else None),
+        metrics=model_text(request.metrics),
         committed_metadata=json_text_or_null(request.metadata),
     )
     return Committed(charged=charged, budgets=budgets)
@@ -100,6 +103,14 @@ def withdraw(db: apsw.Connection, row: Reservation) -> None:
     quotas.uncount(db, row, quotas.WINDOWS)
     db.execute("DELETE FROM reservations WHERE reservation_id = ? AND state = 'ACTIVE'", (row.reservation_id,))
     assert db.changes() == 1, "only what is held can be withdrawn"
+
+
+def _rejected(row: Reservation, actual: int, budgets: Sequence[Budget]) -> Refusal:
+    """Refuse an overage whatever remains: REJECT holds a commit to its estimate (Cycles v0, CommitOveragePolicy)."""
+    deepest = budgets[-1]
+    held, used = deepest.show(row.estimate), deepest.show(actual)
+    message = f"Reservation {row.reservation_id} holds {held}, and its overage policy REJECT allows no {used}."
+    return deepest.denial("BUDGET_EXCEEDED", message, f"Commit at most {held}.")
 
 
 def _give_back(db: apsw.Connection, row: Reservation, **settled: "apsw.SQLiteValue") -> list[Budget]:

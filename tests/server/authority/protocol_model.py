@@ -137,6 +137,8 @@ class Model:
             self._open(hold)
         if unit != hold.unit:
             raise Refused("UNIT_MISMATCH")
+        if hold.policy == "REJECT" and actual > hold.estimate:
+            raise Refused("BUDGET_EXCEEDED")
         if hold.provisional:
             for book in hold.books:
                 book.spent -= hold.estimate

@@ -84,7 +84,7 @@ def test_of_two_processes_that_settle_one_reservation_one_does(ledger: EmbeddedA
         "INSERT INTO reservations (reservation_id, tenant, state, unit, estimate, scope_path, affected_scopes,"
         " budgeted_scopes, subject, action, idempotency_key, overage_policy, created_at_ms, expires_at_ms, grace_ms,"
         " extensions_left) VALUES (?, 'acme', 'ACTIVE', 'TOKENS', 0, 'tenant:acme', '[]', '[\"tenant:acme\"]', '{}',"
-        " '{}', 'k', 'REJECT', 0, ?, 0, 0)",
+        " '{}', 'k', 'ALLOW_IF_AVAILABLE', 0, ?, 0, 0)",
         reservation_id,
         2**60,
     )
