@@ -17,6 +17,9 @@ from budget_tools.scopes import LEVEL_VALUE
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 7878
 """The port is the reference server's."""
 
+BACKLOG = 2_048
+"""Most connections that wait to be accepted."""
+
 SHUTDOWN_SECONDS = 2
 """How long requests that are being answered keep an ending server alive."""
 
@@ -87,13 +90,19 @@ def revoke(key: Annotated[str, typer.Argument(help="Its id, or how its secret st
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio turns delays off only on sockets that name their protocol; otherwise an answer may wait 40 ms for an ACK.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
     except OSError as exc:
+        listener.close()
         reason = exc.strerror.partition(" (while")[0] if exc.strerror else str(exc)
         raise ConfigurationError(
             f"Cannot listen on {host}:{port} ({reason}): free it, or choose another --host or --port."
         ) from exc
+    return listener
 
 
 def _serve(settings: Settings, listener: socket.socket) -> None:

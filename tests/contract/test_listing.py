@@ -129,13 +129,16 @@ async def test_reservations_are_found_by_what_they_are(authority: Authority) -> 
     assert await ids(authority, agent="bot", status="RELEASED") == []
 
 
-async def test_a_filter_that_is_blank_is_none(authority: Authority) -> None:
-    """Cycles v0, listReservations: as the protocol has it of the windows, here of every filter."""
-    authority.require("blank filters")
+async def test_a_level_that_is_blank_matches_nothing(authority: Authority) -> None:
+    """Cycles v0, listReservations: only the bounds of a window count as unset where they are blank."""
     authority.set_budget(ROOT, 100)
-    reservation_id = await authority.reserved(1)
+    reservation_id = await authority.reserved(1, BOT)
 
-    assert await ids(authority, tenant="acme", status="", agent="", cursor="") == [reservation_id]
+    assert await ids(authority, agent="") == []
+    assert body_of(await authority.balances(tenant="acme", agent=""))["balances"] == []
+    assert await ids(authority, **{"from": "", "to": "", "expires_from": "", "finalized_to": ""}) == [reservation_id]
+    if authority.has("blank tenant"):
+        assert_refused(await authority.list(tenant=""), 403, "FORBIDDEN")
 
 
 async def test_reservations_are_found_by_when_they_were(authority: Authority) -> None:
@@ -162,6 +165,11 @@ async def test_reservations_are_found_by_when_they_were(authority: Authority) ->
     [
         {"status": "active"},
         {"status": "FOO"},
+        {"status": ""},
+        {"sort_by": ""},
+        {"sort_dir": ""},
+        {"idempotency_key": ""},
+        {"idempotency_key": "k" * 257},
         {"limit": "0"},
         {"limit": "201"},
         {"limit": "-1"},
@@ -290,3 +298,22 @@ async def test_balances_need_a_filter(authority: Authority) -> None:
     for query in ({}, {"include_children": "true"}):
         with pytest.raises(ValueError, match="tenant"):
             await authority.client.get_balances(**query)
+
+
+async def test_balances_come_in_pages_that_show_each_budget_once(authority: Authority) -> None:
+    """Cycles v0, getBalances: limit and cursor, as in every list."""
+    scopes = {f"tenant:acme/agent:a{number}" for number in range(5)}
+    for scope in scopes:
+        authority.set_budget(scope, 1)
+
+    seen: list[str] = []
+    query = {"tenant": "acme", "limit": "2"}
+    for _ in range(3):
+        body = body_of(await authority.balances(**query))
+        assert len(body["balances"]) <= 2
+        seen += [row["scope_path"] for row in body["balances"]]
+        if "next_cursor" in body:
+            query["cursor"] = body["next_cursor"]
+
+    assert sorted(seen) == sorted(scopes)
+    assert body["has_more"] is False

@@ -28,6 +28,9 @@ DENIALS = frozenset(
 )
 """Protocol error codes that say no for want of budget; every other code says that something is wrong."""
 
+MAX_PAGE = "200"
+"""Most balances of one answer (Cycles v0, parameter Limit), as the client takes it."""
+
 _NO_BUDGET = "BUDGET_NOT_FOUND"
 
 _HINTS = {
@@ -150,5 +153,12 @@ async def remaining(client: "AsyncCyclesClient", subject: Subject, unit: str) ->
     Raises:
         AuthorityError: the balances cannot be read.
     """
-    body = body_of(await client.get_balances(tenant=subject.tenant), "read balances")
-    return tightest(subject.own_balances(body.get("balances", []), unit), unit)
+    own: list[Mapping[str, Any]] = []
+    page = {"limit": MAX_PAGE}
+    while True:
+        body = body_of(await client.get_balances(tenant=subject.tenant, **page), "read balances")
+        own += subject.own_balances(body.get("balances", []), unit)
+        # An authority that goes on without giving a cursor would be asked the same again and again.
+        if not body.get("has_more") or not body.get("next_cursor") or body["next_cursor"] == page.get("cursor"):
+            return tightest(own, unit)
+        page["cursor"] = body["next_cursor"]

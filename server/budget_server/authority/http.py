@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from budget_server.authority import keys, listing
 from budget_server.authority.async_ledger import AsyncLedger
@@ -55,6 +55,7 @@ MAX_ID_CHARACTERS = 128
 _KEY_HEADER = "x-cycles-api-key"
 _IDEMPOTENCY_HEADER = "x-idempotency-key"
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_JSON_TYPE = re.compile(r"application/(?:[\w.-]+\+)?json", re.ASCII)
 _TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
 
 
@@ -76,7 +77,7 @@ def create_app(ledger: AsyncLedger) -> Starlette:
             api.write(f"{one}/release", ReleaseRequest, Ledger.release),
             api.write(f"{one}/extend", ExtendRequest, Ledger.extend),
             api.write("/v1/events", EventRequest, lambda ledger, tenant, _, body: ledger.event(tenant, body)),
-            api.read("/v1/reservations", _list),
+            api.read("/v1/reservations", _list, is_brief=False),
             api.read(one, _get),
             api.read("/v1/balances", _balances),
             Route("/health", api.health),
@@ -145,7 +146,7 @@ class _Api:
 
         return Route(path, endpoint, methods=["POST"])
 
-    def read(self, path: str, operation_of: Callable[[HttpRequest], Operation]) -> Route:
+    def read(self, path: str, operation_of: Callable[[HttpRequest], Operation], *, is_brief: bool = True) -> Route:
         """Route an operation without a body."""
 
         async def endpoint(request: HttpRequest) -> Response:
@@ -153,7 +154,7 @@ class _Api:
                 operation = operation_of(request)
             except Refusal as refusal:
                 operation = _refusing(refusal)
-            return await self._respond(request, operation)
+            return await self._respond(request, operation, is_brief=is_brief)
 
         return Route(path, endpoint, methods=["GET"])
 
@@ -166,7 +167,7 @@ class _Api:
             return correlation.error(503, "INTERNAL_ERROR", str(exc))
         return correlation.success("", Answer(200, {"status": "ok", "version": version("cycles-budget-mcp")}))
 
-    async def _respond(self, request: HttpRequest, operation: Operation) -> Response:
+    async def _respond(self, request: HttpRequest, operation: Operation, *, is_brief: bool = True) -> Response:
         correlation = _Correlation.of(request.headers)
         secret = request.headers.get(_KEY_HEADER, "")
         tenant = ""
@@ -177,7 +178,7 @@ class _Api:
             return operation(ledger, tenant)
 
         try:
-            answer = await self._ledger.run(authenticated)
+            answer = await self._ledger.run(authenticated, is_brief=is_brief)
         except Refusal as refusal:
             return correlation.error(refusal.status, refusal.code, refusal.message, refusal.details, tenant=tenant)
         except LedgerUnavailableError as exc:
@@ -191,13 +192,21 @@ def _get(request: HttpRequest) -> Operation:
 
 
 def _list(request: HttpRequest) -> Operation:
-    query = dict(request.query_params)
+    query = _query(request)
     return lambda ledger, tenant: listing.list_reservations(ledger.db, tenant, query)
 
 
 def _balances(request: HttpRequest) -> Operation:
-    query = dict(request.query_params)
+    query = _query(request)
     return lambda ledger, tenant: listing.balances(ledger.db, tenant, query)
+
+
+def _query(request: HttpRequest) -> dict[str, str]:
+    pairs = request.query_params.multi_items()
+    query = dict(pairs)
+    if len(query) != len(pairs):
+        raise _invalid("A query parameter is there twice")
+    return query
 
 
 def _refusing(refusal: Refusal) -> Operation:
@@ -240,7 +249,7 @@ def _parsed(request: HttpRequest, model: type[RequestT], body: bytes) -> Request
         Refusal: 400; nothing was written.
     """
     media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    if not _JSON_TYPE.fullmatch(media_type):
         raise _invalid("The request body must be sent with Content-Type: application/json")
     try:
         decoded = json.loads(body.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
@@ -274,7 +283,9 @@ async def _no_such_route(request: HttpRequest, exc: Exception) -> Response:
     code = "NOT_FOUND" if exc.status_code == 404 else "INVALID_REQUEST"
     message = f"{request.method} is not served here: the Cycles runtime API has no such operation."
     response = _Correlation.of(request.headers).error(exc.status_code, code, message)
-    response.headers.update(exc.headers or {})
+    if exc.status_code == 405:
+        paths = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+        response.headers["Allow"] = ", ".join(sorted({method for route in paths for method in route.methods}))
     return response
 
 

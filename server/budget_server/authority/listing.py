@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ from budget_server.authority import balance, reservation
 from budget_server.authority.balance import Budget
 from budget_server.authority.refusals import Refusal
 from budget_server.authority.replay import Answer
-from budget_server.authority.requests import MAX_AMOUNT
+from budget_server.authority.requests import MAX_AMOUNT, MAX_KEY_CHARACTERS
 from budget_server.authority.reservation import Reservation
 from budget_tools.scopes import LEVELS
 
@@ -46,68 +46,97 @@ def list_reservations(db: apsw.Connection, tenant: str, query: Mapping[str, str]
         Refusal: 400 for a filter, sort, limit or cursor that cannot be; 403 for another tenant.
     """
     _check_text(query)
-    _own_tenant(tenant, query)
-    conditions = ["tenant = ?"]
-    values: list[str | int] = [tenant]
-    status = query.get("status", "")
-    if status and status not in _STATES:
-        raise _invalid("status", f"must be one of {', '.join(_STATES)}")
-    for name, column in (("idempotency_key", "idempotency_key"), ("status", "state")):
-        if query.get(name):
-            conditions.append(f"{column} = ?")
-            values.append(query[name])
-    for level in LEVELS[1:]:
-        if query.get(level):
-            conditions.append(_HAS_SEGMENT)
-            values.append(_segment(level, query[level]))
-    _window_conditions(query, conditions, values)
+    conditions, values = _reservation_filter(query)
     sort_by, descending = _sorting(query)
     limit = _limit(query)
-    fingerprint = hashlib.sha256(json.dumps([conditions, values, sort_by, descending]).encode()).hexdigest()[:16]
+    fingerprint = _fingerprint(conditions, values, sort_by, descending)
     column = _SORT_COLUMNS[sort_by]
     if query.get("cursor"):
         last_value, last_id = _read_cursor(query["cursor"], fingerprint)
         beyond = "<" if descending else ">"
-        conditions.append(f"({column} {beyond} ? OR ({column} = ? AND reservation_id > ?))")
+        # Not as one OR: an index can begin at the first condition.
+        conditions += [f"{column} {beyond}= ?", f"({column} {beyond} ? OR reservation_id > ?)"]
         values += [last_value, last_value, last_id]
+    _own_tenant(tenant, query)
+    tenant_column, order = _index_choice(query, column)
     direction = "DESC" if descending else "ASC"
-    rows = [
-        Reservation(*row)
-        for row in db.execute(
-            f"SELECT {reservation.COLUMNS} FROM reservations WHERE {' AND '.join(conditions)}"  # noqa: S608 - constants of this module
-            f" ORDER BY {column} {direction}, reservation_id LIMIT ?",
-            (*values, limit + 1),
-        )
-    ]
-    page = rows[:limit]
+    found: list[Any] = db.execute(
+        f"SELECT {reservation.COLUMNS} FROM reservations"  # noqa: S608 - constants of this module
+        f" WHERE {' AND '.join([f'{tenant_column} = ?', *conditions])}"
+        f" ORDER BY {order} {direction}, reservation_id LIMIT ?",
+        (tenant, *values, limit + 1),
+    ).fetchall()
+    page = [Reservation(*row) for row in found[:limit]]
     include = {token.strip() for token in query.get("include", "").split(",")}
     body: dict[str, Any] = {
         "reservations": [reservation.wire(row, include=include) for row in page],
-        "has_more": len(rows) > limit,
+        "has_more": len(found) > limit,
     }
-    if len(rows) > limit:
+    if len(found) > limit:
         value = getattr(page[-1], {"status": "state", "reserved": "estimate"}.get(sort_by, sort_by))
         body["next_cursor"] = _write_cursor(fingerprint, value, page[-1].reservation_id)
     return Answer(200, body)
 
 
+def _reservation_filter(query: Mapping[str, str]) -> tuple[list[str], list[str | int]]:
+    """Turn the filters of a query into SQL conditions and their values."""
+    conditions: list[str] = []
+    values: list[str | int] = []
+    if "idempotency_key" in query:
+        if not 1 <= len(query["idempotency_key"]) <= MAX_KEY_CHARACTERS:
+            raise _invalid("idempotency_key", f"must have 1 to {MAX_KEY_CHARACTERS} characters")
+        conditions.append("idempotency_key = ?")
+        values.append(query["idempotency_key"])
+    if "status" in query:
+        # Written out: an index of one state serves no parameter that might be another.
+        conditions.append(f"state = '{_one_of('status', query['status'], _STATES)}'")
+    for level in LEVELS[1:]:
+        if level in query:
+            conditions.append(_HAS_SEGMENT)
+            values.append(_segment(level, query[level]))
+    _window_conditions(query, conditions, values)
+    return conditions, values
+
+
+def _index_choice(query: Mapping[str, str], column: str) -> tuple[str, str]:
+    """Write the tenant and the order so that SQLite takes the index that fits: a unary + keeps it from another."""
+    if "idempotency_key" in query:
+        return "tenant", f"+{column}"  # by tenant and key; the order is of one row
+    if query.get("status") == "ACTIVE" or column != "created_at_ms":
+        return "+tenant", column  # by what is due, or in the order itself
+    return "tenant", column  # by tenant and creation
+
+
 def balances(db: apsw.Connection, tenant: str, query: Mapping[str, str]) -> Answer:
-    """Show every budget of the tenant whose path contains all the given segments, in all units.
+    """Show a page of the tenant's budgets whose paths contain all the given segments, in all units, by scope and unit.
 
     Raises:
-        Refusal: 400 without any subject filter; 403 for another tenant.
+        Refusal: 400 without any subject filter, or for a limit or cursor that cannot be; 403 for another tenant.
     """
     _check_text(query)
-    if not any(query.get(level) for level in LEVELS):
+    wanted = [(level, query[level]) for level in LEVELS if level in query]
+    if not wanted:
         raise Refusal(400, "INVALID_REQUEST", f"Give at least one of {', '.join(LEVELS)}.")
-    _own_tenant(tenant, query)
-    wanted = [(level, query[level]) for level in LEVELS if query.get(level)]
     conditions = ["tenant = ?", *[_HAS_SEGMENT.replace("scope_path", "scope")] * len(wanted)]
-    rows = db.execute(
-        f"SELECT {balance.COLUMNS} FROM budgets WHERE {' AND '.join(conditions)} ORDER BY scope, unit",  # noqa: S608 - constants of this module
-        (tenant, *(_segment(level, value) for level, value in wanted)),
-    )
-    return Answer(200, {"balances": [Budget(*row).wire() for row in rows]})
+    values: list[str | int] = [tenant, *(_segment(level, value) for level, value in wanted)]
+    if query.get("include_children", "").lower() not in ("", "true", "false"):
+        raise _invalid("include_children", "must be true or false; children are always included")
+    limit = _limit(query)
+    fingerprint = _fingerprint(conditions, values)
+    if query.get("cursor"):
+        conditions.append("(scope, unit) > (?, ?)")
+        values += _read_cursor(query["cursor"], fingerprint)
+    _own_tenant(tenant, query)
+    found: list[Any] = db.execute(
+        f"SELECT {balance.COLUMNS} FROM budgets WHERE {' AND '.join(conditions)}"  # noqa: S608 - constants of this module
+        " ORDER BY scope, unit LIMIT ?",
+        (*values, limit + 1),
+    ).fetchall()
+    page = [Budget(*row) for row in found[:limit]]
+    body: dict[str, Any] = {"balances": [budget.wire() for budget in page], "has_more": len(found) > limit}
+    if len(found) > limit:
+        body["next_cursor"] = _write_cursor(fingerprint, page[-1].scope, page[-1].unit)
+    return Answer(200, body)
 
 
 # Whole segments only: `agent:bot` must not find `agent:bot2`, nor `my-agent:bot`.
@@ -127,7 +156,7 @@ def _check_text(query: Mapping[str, str]) -> None:
 
 
 def _own_tenant(tenant: str, query: Mapping[str, str]) -> None:
-    if query.get("tenant") and query["tenant"] != tenant:
+    if query.get("tenant", tenant) != tenant:
         raise Refusal(403, "FORBIDDEN", f"The tenant filter is not {tenant}.")
 
 
@@ -146,7 +175,7 @@ def _window_conditions(query: Mapping[str, str], conditions: list[str], values: 
 
 def _instant_ms(name: str, text: str) -> int:
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text.upper())
     except ValueError as exc:
         raise _invalid(name, "must be an ISO-8601 instant such as 2026-11-23T10:00:00Z") from exc
     if moment.tzinfo is None:
@@ -155,20 +184,27 @@ def _instant_ms(name: str, text: str) -> int:
 
 
 def _sorting(query: Mapping[str, str]) -> tuple[str, bool]:
-    sort_by = query.get("sort_by") or "created_at_ms"
-    if sort_by not in _SORT_COLUMNS:
-        raise _invalid("sort_by", f"must be one of {', '.join(_SORT_COLUMNS)}")
-    sort_dir = query.get("sort_dir") or "desc"
-    if sort_dir not in ("asc", "desc"):
-        raise _invalid("sort_dir", "must be asc or desc")
+    sort_by = _one_of("sort_by", query.get("sort_by", "created_at_ms"), _SORT_COLUMNS)
+    sort_dir = _one_of("sort_dir", query.get("sort_dir", "desc"), ("asc", "desc"))
     return sort_by, sort_dir == "desc"
+
+
+def _one_of(name: str, value: str, allowed: Collection[str]) -> str:
+    if value not in allowed:
+        raise _invalid(name, f"must be one of {', '.join(allowed)}")
+    return value
 
 
 def _limit(query: Mapping[str, str]) -> int:
     text = query.get("limit") or str(DEFAULT_LIMIT)
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= MAX_LIMIT:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= MAX_LIMIT):
         raise _invalid("limit", f"must be a whole number from 1 to {MAX_LIMIT}")
     return int(text)
+
+
+def _fingerprint(*query: object) -> str:
+    """Tell queries apart, so that a cursor of one is not taken for a cursor of another."""
+    return hashlib.sha256(json.dumps(query).encode()).hexdigest()[:16]
 
 
 def _write_cursor(fingerprint: str, value: object, reservation_id: str) -> str:

@@ -262,8 +262,20 @@ def test_what_is_not_served_is_not_found(wire: httpx.Client, path: str) -> None:
 
 def test_balances_need_a_filter(wire: httpx.Client) -> None:
     """Cycles v0, getBalances: at least one of the six levels."""
-    for query in ({}, {"agent": ""}, {"include_children": "true"}):
+    for query in ({}, {"limit": "5"}, {"include_children": "true"}):
         refused(wire.get("/v1/balances", params=query), 400)
+
+
+@pytest.mark.parametrize(
+    "query", ["tenant=globex&tenant=acme", "tenant=acme&include_children=maybe", "tenant=acme&limit=201",
+              "tenant=acme&limit=000000005123", "tenant=acme&cursor=x"]
+)  # fmt: skip
+def test_a_query_that_cannot_be_is_refused(wire: httpx.Client, query: str) -> None:
+    """Cycles v0, parameters: bounds and types; and of two values for one name nobody knows which is meant."""
+    for path in ("/v1/balances", "/v1/reservations"):
+        if "include_children" in query and path == "/v1/reservations":
+            continue  # not a parameter there, and what is unknown is ignored
+        refused(wire.get(f"{path}?{query}"), 400)
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ class Bench:
 
     async def reservations(self, status: str = "") -> list[dict[str, Any]]:
         """List the reservations, oldest first."""
-        query = {"status": status, "sort_by": "reservation_id", "sort_dir": "asc"}
+        query = {"sort_by": "reservation_id", "sort_dir": "asc"} | ({"status": status} if status else {})
         response = await self.services.cycles.list_reservations(**query)
         assert response.body is not None, response
         rows: list[dict[str, Any]] = response.body["reservations"]

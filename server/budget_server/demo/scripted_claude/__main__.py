@@ -9,7 +9,6 @@ conversation that a request carries, so that any number of programs can be run a
 """
 
 import signal
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -64,28 +63,6 @@ def tools(request: Mapping[str, Any], number: int) -> Turn:
 SCRIPTS: Mapping[ScriptName, Script] = {ScriptName.ANSWER: answer, ScriptName.TOOLS: tools}
 
 
-class _Listener(socket.socket):
-    """A listening socket on a port of the caller's choice: the endpoint itself only asks for a free one."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__()
-        self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # its own last run may still linger
-        self._port = port
-
-    def bind(self, address: Any, /) -> None:  # noqa: ANN401 - as the base class has it
-        """Bind to the given host and the chosen port."""
-        super().bind((address[0], self._port))
-
-
-class _ClaudeOnPort(ScriptedClaude):
-    """The endpoint on a port of the caller's choice."""
-
-    def __init__(self, script: Script, *, port: int) -> None:
-        super().__init__(script)
-        self._listener.close()
-        self._listener = _Listener(port)
-
-
 def main(
     script: Annotated[
         ScriptName, typer.Argument(help="answer: always the same sentence; tools: for examples/tool_loop.py as well.")
@@ -102,7 +79,7 @@ def main(
 
 async def _serve(script: Script, port: int) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with _ClaudeOnPort(script, port=port) as endpoint:
+        async with ScriptedClaude(script, port=port) as endpoint:
             sys.stderr.write(
                 f"A scripted Claude on {endpoint.base_url}: no model answers, and nothing is billed. To use it:\n"
                 f"export ANTHROPIC_BASE_URL={endpoint.base_url} ANTHROPIC_API_KEY={SCRIPTED_KEY}\n"

@@ -77,6 +77,7 @@ class ScriptedClaude:
         conversations: scripts by marker; the first marker found in a conversation's first user message chooses. Each
             script counts its own requests, so conversations may run side by side.
         models: the model ids that exist; any other gets a 404. ``None`` accepts every id.
+        port: where to listen; 0 takes a free one.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class ScriptedClaude:
         *,
         conversations: Mapping[str, Script] | None = None,
         models: frozenset[str] | None = None,
+        port: int = 0,
     ) -> None:
         self.requests: list[ReceivedRequest] = []
         self._conversations = {marker: Conversation(each) for marker, each in (conversations or {}).items()}
@@ -94,7 +96,10 @@ class ScriptedClaude:
         self._closing = False
         # Part of every id: a conversation may go on at another endpoint, and the API wants tool ids unique within it.
         self._run_id = secrets.token_hex(3)
+        self._port = port
         self._listener = socket.socket()
+        # A port of the caller's choice may still linger from its own last run.
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self._serve,
@@ -129,7 +134,7 @@ class ScriptedClaude:
         return found
 
     async def __aenter__(self) -> Self:
-        self._listener.bind(("127.0.0.1", 0))
+        self._listener.bind(("127.0.0.1", self._port))
         # Not uvicorn's serve(): that takes over the process's signals and looks for its end ten times a second.
         self._server.config.load()
         self._server.lifespan = self._server.config.lifespan_class(self._server.config)
