@@ -167,3 +167,11 @@ async def test_input_is_checked_before_the_key_is_looked_up(authority: Authority
     await authority.reserved(1, key="k")
 
     assert_refused(await authority.reserve(-1, key="k"), 400, "INVALID_REQUEST")
+
+
+@pytest.mark.parametrize("field", ["ttl_ms", "grace_period_ms", "overage_policy", "dry_run", "metadata"])
+async def test_a_field_is_there_or_not_there_but_never_null(authority: Authority, field: str) -> None:
+    """Cycles v0, ReservationCreateRequest: no field of it may be null."""
+    authority.require("strict types")
+
+    assert field in assert_refused(await authority.reserve(1, **{field: None}), 400, "INVALID_REQUEST")["message"]

@@ -3,7 +3,8 @@
 import os
 import time
 
-_RANDOM_BITS = 80
+_RANDOM_BYTES = 10
+_VARIANT = {digit: "89ab"[number % 4] for number, digit in enumerate("0123456789abcdef")}
 
 
 def time_ordered_id() -> str:
@@ -11,9 +12,7 @@ def time_ordered_id() -> str:
 
     New rows land at the end of their index, and no id can be guessed from another.
     """
-    unix_ms = time.time_ns() // 1_000_000
-    value = (unix_ms & (2**48 - 1)) << _RANDOM_BITS | int.from_bytes(os.urandom(_RANDOM_BITS // 8), "big")
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    at = f"{time.time_ns() // 1_000_000:012x}"
+    chance = os.urandom(_RANDOM_BYTES).hex()
+    variant = _VARIANT[chance[3]]
+    return f"{at[:8]}-{at[8:]}-7{chance[:3]}-{variant}{chance[4:7]}-{chance[7:19]}"

@@ -25,21 +25,32 @@ class AsyncLedger:
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
-        self._is_crowded = False
+        self._served: asyncio.Task[Any] | None = None
+        """Whose operation has been run at once in this turn of the loop."""
 
-    async def run(self, operation: Callable[[Ledger], T], undo: Callable[[Ledger, T], None] | None = None) -> T:
+    async def run(
+        self,
+        operation: Callable[[Ledger], T],
+        undo: Callable[[Ledger, T], None] | None = None,
+        *,
+        is_brief: bool = True,
+    ) -> T:
         """Run one operation as a transaction of its own.
 
         Args:
             operation: what to do.
             undo: what takes its effect back, should the caller be cancelled before it hears of the result.
+            is_brief: whether the event loop may be held for it; a search through all that ever was is not brief.
 
         Raises:
             Refusal: the operation refused; nothing was written.
             LedgerUnavailableError: nothing was written.
         """
-        future = self._lone_operation(operation) or self.writer.submit(operation)
-        cancelled = None if future.done() else await _done(future)
+        cancelled = await self._next_turn() if self._served is asyncio.current_task() else None
+        future = self._now(operation) if is_brief else None
+        future = future or self.writer.submit(operation)
+        if not future.done():
+            cancelled = await _done(future) or cancelled
         if cancelled is not None:
             if undo is not None and future.exception() is None:
                 result = future.result()
@@ -52,16 +63,26 @@ class AsyncLedger:
         with anyio.CancelScope(shield=True):
             await asyncio.to_thread(self.writer.close)
 
-    def _lone_operation(self, operation: Callable[[Ledger], T]) -> "Future[T] | None":
-        """Run the first operation of an event loop's turn at once; a second one means a crowd, which shares a flush."""
-        if self._is_crowded:
+    def _now(self, operation: Callable[[Ledger], T]) -> "Future[T] | None":
+        """Run the first operation of the loop's turn at once; another task's is a crowd, which shares a flush."""
+        if self._served is not None:
             return None
-        self._is_crowded = True
-        asyncio.get_running_loop().call_soon(self._disperse)
+        self._served = asyncio.current_task()
+        asyncio.get_running_loop().call_soon(self._end_turn)
         return self.writer.try_now(operation)
 
-    def _disperse(self) -> None:
-        self._is_crowded = False
+    def _end_turn(self) -> None:
+        self._served = None
+
+    @staticmethod
+    async def _next_turn() -> asyncio.CancelledError | None:
+        """Let the loop attend to others before a task is served again; give a cancellation that came meanwhile."""
+        try:
+            with anyio.CancelScope(shield=True):
+                await asyncio.sleep(0)
+        except asyncio.CancelledError as exc:
+            return exc
+        return None
 
 
 async def _done(future: "Future[Any]") -> asyncio.CancelledError | None:

@@ -5,8 +5,8 @@ The invariant of every budget, asserted after every move and again by the table'
     remaining = allocated - spent - reserved - debt
 
 ``remaining`` may be negative, the other four never. ``spent`` is the funded part of consumption, ``debt`` the unfunded.
-``is_over_limit`` is sticky: a capped charge or too much debt sets it; only funding, another limit or a new period
-clears it.
+``is_over_limit`` is sticky: a capped charge or too much debt sets it; only what a person sets, or a new period, clears
+it.
 """
 
 from collections.abc import Sequence
@@ -85,9 +85,10 @@ class Budget:
         self._check()
 
     def allocate(self, amount: int) -> None:
-        """Set the allocation; remaining follows."""
+        """Set the allocation; remaining follows, and whether it is over its limit is judged anew."""
         self.remaining += amount - self.allocated
         self.allocated = amount
+        self.is_over_limit = self.debt > self.overdraft_limit
         self._check()
 
     def fund(self, amount: int) -> None:

@@ -91,7 +91,9 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
 
     async def list_reservations(self, **query_params: str) -> CyclesResponse:
         """List reservations (Cycles v0, listReservations)."""
-        return await self._answer(lambda ledger: listing.list_reservations(ledger.db, self._tenant, query_params))
+        return await self._answer(
+            lambda ledger: listing.list_reservations(ledger.db, self._tenant, query_params), is_brief=False
+        )
 
     async def get_balances(self, **query_params: str) -> CyclesResponse:
         """Show balances (Cycles v0, getBalances).
@@ -124,10 +126,14 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
         )
 
     async def _answer(
-        self, operation: Callable[[Ledger], Answer], undo: Callable[[Ledger, Answer], None] | None = None
+        self,
+        operation: Callable[[Ledger], Answer],
+        undo: Callable[[Ledger, Answer], None] | None = None,
+        *,
+        is_brief: bool = True,
     ) -> CyclesResponse:
         try:
-            answer = await self.ledger.run(operation, undo)
+            answer = await self.ledger.run(operation, undo, is_brief=is_brief)
         except Refusal as refusal:
             return _refused(refusal)
         except LedgerUnavailableError as exc:

@@ -51,6 +51,7 @@ from budget_server.authority.requests import (
     Subject,
     json_text,
     json_text_or_null,
+    model_text,
     plain,
 )
 from budget_server.authority.reservation import Reservation
@@ -122,8 +123,8 @@ class Ledger:
             scope_path=scopes[-1],
             affected_scopes=json_text(scopes),
             budgeted_scopes=json_text([budget.scope for budget in budgets]),
-            subject=json_text(plain(request.subject)),
-            action=json_text(plain(request.action)),
+            subject=model_text(request.subject),
+            action=model_text(request.action),
             idempotency_key=request.idempotency_key,
             metadata=json_text_or_null(request.metadata),
             overage_policy=request.overage_policy or settings.default_overage_policy,
@@ -303,12 +304,12 @@ class Ledger:
             charged=beyond.charged,
             scope_path=scopes[-1],
             budgeted_scopes=json_text([budget.scope for budget in budgets]),
-            subject=json_text(plain(request.subject)),
-            action=json_text(plain(request.action)),
+            subject=model_text(request.subject),
+            action=model_text(request.action),
             idempotency_key=request.idempotency_key,
             created_at_ms=self.now_ms,
             client_time_ms=request.client_time_ms,
-            metrics=json_text_or_null(plain(request.metrics) if request.metrics else None),
+            metrics=model_text(request.metrics),
             metadata=json_text_or_null(request.metadata),
         )
         body: dict[str, Any] = {"status": "APPLIED", "event_id": event_id, "balances": _balances(budgets)}
@@ -371,7 +372,6 @@ def _own_tenant(tenant: str, subject: Subject) -> None:
 
 
 def _on_expiry(metadata: Mapping[str, Any] | None) -> str | None:
+    """Read the holder's choice; metadata is the client's own (Cycles v0), so another value there is none of ours."""
     choice = (metadata or {}).get(ON_EXPIRY)
-    if choice is None or choice in ("release", "charge"):
-        return choice
-    raise Refusal(400, "INVALID_REQUEST", f'Validation failed: metadata.{ON_EXPIRY}: must be "release" or "charge"')
+    return choice if choice in ("release", "charge") else None

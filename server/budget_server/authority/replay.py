@@ -1,6 +1,5 @@
 """First answers, stored under their idempotency keys in the transaction that earned them, and replayed verbatim."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import apsw
 
 from budget_server.authority.refusals import Refusal, deny_detail
-from budget_server.authority.requests import Request, canonical_json, json_text, plain
+from budget_server.authority.requests import Request, json_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +23,13 @@ class Answer:
 class Slot:
     """The place of one (tenant, endpoint, resource, key); ``resource`` is the reservation of an id route, else empty.
 
-    Only successes are kept: after a refusal the same key is judged afresh. The payload is compared as canonical JSON,
-    with the protocol's defaults filled in, so that key order and an explicit default make no difference.
+    Only successes are kept: after a refusal the same key is judged afresh.
     """
 
     def __init__(self, db: apsw.Connection, tenant: str, endpoint: str, resource: str, request: Request) -> None:
         self._db = db
         self._place = (tenant, endpoint, resource, request.idempotency_key)
-        self._payload_sha256 = hashlib.sha256(canonical_json(plain(request))).digest()
+        self._payload_sha256 = request.payload_sha256
 
     def first_answer(self) -> Answer | None:
         """Look the first answer up.

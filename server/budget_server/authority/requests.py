@@ -4,11 +4,12 @@ Stricter than the reference server, which reads ``"5"`` and ``5.7`` as 5: here a
 field is refused by name (Cycles v0, additionalProperties: false).
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 from pydantic_core import to_json
 
 from budget_server.authority.refusals import Refusal
@@ -16,6 +17,7 @@ from budget_tools.scopes import LEVEL_VALUE, LEVELS, derive_scopes
 
 MAX_AMOUNT = 2**63 - 1
 DEFAULT_GRACE_MS = 5_000
+MAX_KEY_CHARACTERS = 256
 
 Unit = Literal["USD_MICROCENTS", "TOKENS", "CREDITS", "RISK_POINTS"]
 OveragePolicy = Literal["REJECT", "ALLOW_IF_AVAILABLE", "ALLOW_WITH_OVERDRAFT"]
@@ -30,13 +32,13 @@ def _level(value: str) -> str:
 
 
 def _not_blank(value: str) -> str:
-    if not value.strip():
+    if all(character <= " " or character.isspace() for character in value):
         raise ValueError("must not be blank")
     return value
 
 
 Level = Annotated[str, AfterValidator(_level)]
-Key = Annotated[str, Field(min_length=1, max_length=256)]
+Key = Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARACTERS)]
 Count = Annotated[int, Field(ge=0, le=MAX_AMOUNT)]
 
 
@@ -107,6 +109,20 @@ class Request(BaseModel):
 
     model_config = _Wire
     idempotency_key: Key
+    _payload_sha256: bytes = PrivateAttr(b"")
+
+    @property
+    def payload_sha256(self) -> bytes:
+        """What tells a repeated request from another one under the same key: the hash of its canonical JSON.
+
+        The protocol's defaults are filled in, so that neither the order of keys nor an explicit default makes a
+        difference (Cycles v0, IDEMPOTENCY).
+        """
+        return self._payload_sha256
+
+    def note_payload(self, canonical: bytes) -> None:
+        """Note the text that this was read from."""
+        self._payload_sha256 = hashlib.sha256(canonical).digest()
 
 
 class _Intent(Request):
@@ -173,9 +189,15 @@ def parse(model: type[ModelT], body: object) -> ModelT:
     """
     try:
         wire = body.model_dump(mode="json", exclude_none=True) if isinstance(body, BaseModel) else body
+        _refuse_null(wire)
+        if model is ReserveRequest and isinstance(wire, dict):
+            wire = {"grace_period_ms": DEFAULT_GRACE_MS, "dry_run": False, **wire}
         # Through JSON text even within one process: what could not travel over HTTP (a lone surrogate, NaN, a Python
         # object) is refused here, so that all that is stored can be hashed, written and shown again.
-        return model.model_validate_json(json.dumps(wire, allow_nan=False, ensure_ascii=False).encode())
+        canonical = _CANONICAL.encode(wire).encode()
+        parsed = model.model_validate_json(canonical)
+        if isinstance(parsed, Request):
+            parsed.note_payload(canonical)
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in error["loc"]) or "body"
@@ -184,6 +206,24 @@ def parse(model: type[ModelT], body: object) -> ModelT:
         raise Refusal(
             400, "INVALID_REQUEST", "Malformed request body: it holds something that JSON cannot say"
         ) from exc
+    return parsed
+
+
+# The one JSON text that equal values share, whatever the order of their keys.
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+_PARTS = ("subject", "action", "estimate", "actual", "metrics")
+"""Members that are objects of known fields; what clients attach (metadata, dimensions, custom) is another matter."""
+
+
+def _refuse_null(wire: object, within: str = "") -> None:
+    """Refuse null for a known field: the protocol's fields are there or not there (Cycles v0, components.schemas)."""
+    if not isinstance(wire, dict):
+        return
+    for name, value in wire.items():
+        if value is None:
+            raise Refusal(400, "INVALID_REQUEST", f"Validation failed: {within}{name}: must not be null; leave it out")
+        if not within and name in _PARTS:
+            _refuse_null(value, f"{name}.")
 
 
 def plain(model: BaseModel) -> dict[str, Any]:
@@ -191,17 +231,14 @@ def plain(model: BaseModel) -> dict[str, Any]:
     return model.model_dump(exclude_none=True)
 
 
+def model_text(model: BaseModel | None) -> str | None:
+    """Write a model's compact JSON, without what was left out; nothing for nothing."""
+    return None if model is None else model.model_dump_json(exclude_none=True)
+
+
 def json_text(value: object) -> str:
     """Write compact JSON."""
     return to_json(value).decode()
-
-
-def canonical_json(value: object) -> bytes:
-    """Write the one JSON text that equal values share, whatever the order of their keys."""
-    return _CANONICAL.encode(value).encode()
-
-
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def json_text_or_null(value: Mapping[str, Any] | None) -> str | None:

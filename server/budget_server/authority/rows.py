@@ -1,6 +1,7 @@
 """Rows of budgets and reservations, between the tables and the objects that the rules work on."""
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import apsw
@@ -101,6 +102,10 @@ def find_reservation(db: apsw.Connection, reservation_id: str) -> Reservation | 
 
 def insert(db: apsw.Connection, table: str, **columns: "apsw.SQLiteValue") -> None:
     """Insert a row; table and columns are named by our own code alone."""
-    names = ", ".join(columns)
+    db.execute(_insert_statement(table, tuple(columns)), tuple(columns.values()))
+
+
+@cache
+def _insert_statement(table: str, columns: tuple[str, ...]) -> str:
     places = ", ".join("?" * len(columns))
-    db.execute(f"INSERT INTO {table} ({names}) VALUES ({places})", tuple(columns.values()))  # noqa: S608 - see above
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"  # noqa: S608 - see above

@@ -156,6 +156,22 @@ def _m002_periods_quotas_keys(db: apsw.Connection) -> None:
         ) STRICT, WITHOUT ROWID;
         ALTER TABLE reservations ADD COLUMN quotas TEXT;   -- JSON: the buckets its call was counted in
 
+        -- The same table with its rows apart from its keys: whole answers in the inner pages of one tree made it deep.
+        CREATE TABLE first_answers (
+            tenant TEXT NOT NULL,
+            endpoint TEXT NOT NULL,
+            resource TEXT NOT NULL,
+            idempotency_key TEXT NOT NULL,
+            payload_sha256 BLOB NOT NULL,
+            status INTEGER NOT NULL,
+            body TEXT NOT NULL,
+            created_at_ms INTEGER NOT NULL,
+            PRIMARY KEY (tenant, endpoint, resource, idempotency_key)
+        ) STRICT;
+        INSERT INTO first_answers SELECT * FROM idempotency;
+        DROP TABLE idempotency;
+        ALTER TABLE first_answers RENAME TO idempotency;
+
         CREATE TABLE api_keys (          -- of the HTTP face; the secrets themselves are nowhere
             key_id TEXT PRIMARY KEY,
             tenant TEXT NOT NULL,
