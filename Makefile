@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check format lock bench clean
+.PHONY: demo test check format lock bench openapi clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/cycles-budget-mcp demo
@@ -27,11 +27,17 @@ bench: $(VENV)/.runtime
 	$(BIN)/python benchmarks/stdio.py --markdown docs/benchmarks.md
 	$(BIN)/python benchmarks/ledger.py --markdown docs/benchmarks.md
 
+# The protocol's OpenAPI document is not part of this project: DOCUMENT says where it is.
+openapi: $(VENV)/.runtime $(VENV)/openapi/.ready
+	$(VENV)/openapi/bin/python tests/openapi/fuzz.py $(DOCUMENT)
+
 lock: $(VENV)/.dev
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group build \
 		--python-version 3.11 --output-file requirements.lock pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group dev \
 		--constraint requirements.lock --python-version 3.11 --output-file requirements-dev.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group openapi \
+		--python-version 3.11 --output-file requirements-openapi.lock
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
@@ -50,3 +56,9 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --require-hashes --requirement requirements-dev.lock
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@ $(VENV)/.runtime
+
+$(VENV)/openapi/.ready: requirements-openapi.lock | $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)/openapi
+	$(VENV)/openapi/bin/python -m pip --disable-pip-version-check --quiet install \
+		--require-hashes --requirement requirements-openapi.lock
+	@touch $@
