@@ -48,9 +48,7 @@ def adapt(document: dict[str, Any]) -> dict[str, Any]:
         document["paths"].pop(path, None)
     schemas = document["components"]["schemas"]
     for name in ("kind", "name"):  # the reference server refuses blank ones
-        schemas["Action"]["properties"][name]["pattern"] = "^[a-z][a-z0-9._:-]*$"
-    # SCOPE DERIVATION: without its tenant a subject finds no budget
-    schemas["Subject"] |= {"required": ["tenant"]}
+        schemas["Action"]["properties"][name]["pattern"] = r"\S"
     levels = schemas["Subject"]["properties"]
     for level in LEVELS:  # Subject, CHARSET: servers may refuse other values, as the reference server does
         levels[level] |= {"pattern": "^[a-zA-Z0-9_.-]+$", "minLength": 1}
@@ -63,7 +61,7 @@ def adapt(document: dict[str, Any]) -> dict[str, Any]:
             for parameter in parameters:
                 if parameter.get("schema", {}).get("format") == "date-time":
                     # TIME-RANGE FILTERS: a blank bound counts as unset
-                    parameter["schema"] = {"anyOf": [parameter["schema"], {"type": "string", "maxLength": 0}]}
+                    parameter["schema"] = {"anyOf": [parameter["schema"], {"type": "string", "pattern": r"^\s*$"}]}
                 if parameter.get("name") == "tenant":
                     parameter["schema"] = {"type": "string", "enum": [TENANT]}
     return document
