@@ -174,4 +174,6 @@ async def test_a_field_is_there_or_not_there_but_never_null(authority: Authority
     """Cycles v0, ReservationCreateRequest: no field of it may be null."""
     authority.require("strict types")
 
-    assert field in assert_refused(await authority.reserve(1, **{field: None}), 400, "INVALID_REQUEST")["message"]
+    fields: dict[str, Any] = {field: None}
+
+    assert field in assert_refused(await authority.reserve(1, **fields), 400, "INVALID_REQUEST")["message"]

@@ -81,7 +81,7 @@ class LedgerStore:
             raise ConfigurationError(
                 f"SQLite {apsw.sqlite_lib_version()} can lose commits: install apsw 3.51.3 or newer."
             )
-        self.path = _make_private(path)
+        self.path, is_new_file = _make_private(path)
         self._clock = clock
         self._is_open = True
         with ExitStack() as undo:
@@ -93,7 +93,7 @@ class LedgerStore:
                 undo.callback(self._db.close)
                 self._db.set_busy_timeout(FOREIGN_LOCK_MS)
                 with self._turnstile:
-                    self._prepare()
+                    self._prepare(is_new_file=is_new_file)
             except (apsw.BusyError, apsw.FullError) as exc:
                 raise LedgerUnavailableError(f"The budget ledger {self.path} could not be opened: {exc}.") from exc
             except apsw.Error as exc:
@@ -103,8 +103,14 @@ class LedgerStore:
             undo.pop_all()
         self._ledger = Ledger(self._db)
 
-    def _prepare(self) -> None:
+    def _prepare(self, *, is_new_file: bool) -> None:
         check_ours(self._db, str(self.path))
+        if not is_new_file and self._turnstile.has_guarded and self._db.pragma("user_version") == 0:
+            # To begin anew would grant the first budget a second time.
+            raise ConfigurationError(
+                f"The budget ledger {self.path} is empty, though it had budgets: restore a copy, or delete it to begin "
+                "anew."
+            )
         for pragma, wanted in _PRAGMAS.items():
             self._db.pragma(pragma, wanted)
             if self._db.pragma(pragma) not in (wanted, None):
@@ -113,6 +119,7 @@ class LedgerStore:
                 )
         with self._db:
             migrate(self._db)
+        self._turnstile.note_guarded()
 
     def transact(self, operations: Sequence[Operation[T]]) -> list[T | Exception]:
         """Run operations as one durable transaction and give each its result, or the exception that undid it.
@@ -222,12 +229,13 @@ class LedgerStore:
             self._turnstile.close()
 
 
-def _make_private(path: Path) -> Path:
+def _make_private(path: Path) -> tuple[Path, bool]:
     """Make the directory 0700 and an empty file 0600 before SQLite opens it: its WAL then inherits the mode.
 
     Returns:
-        The path as SQLite is to open it. A link to the directory is followed once, here; a link in the ledger's own
-        place is refused: the locks beside it would not be those of the file it leads to.
+        The path as SQLite is to open it, and whether the file was made now. A link to the directory is followed once,
+        here; a link in the ledger's own place is refused: the locks beside it would not be those of the file it leads
+        to.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -238,10 +246,10 @@ def _make_private(path: Path) -> Path:
     except FileExistsError:
         if not path.parent.is_dir():
             raise ConfigurationError(f"{path.parent} is not a directory: set BUDGET_DATA_DIR to one.") from None
-        return path
+        return path, False
     except OSError as exc:
         raise ConfigurationError(
             f"The data directory {path.parent} cannot be written ({exc.strerror}): set BUDGET_DATA_DIR to one that can."
         ) from exc
     os.close(fd)
-    return path
+    return path, True

@@ -100,6 +100,16 @@ class Turnstile:
         """Let the next one in."""
         _unlock(self._lock)
 
+    @property
+    def has_guarded(self) -> bool:
+        """Whether there has been a ledger behind this, so that one that is empty now was emptied."""
+        return os.fstat(self._lock).st_size > 0
+
+    def note_guarded(self) -> None:
+        """Remember that there is a ledger behind this."""
+        if not self.has_guarded:
+            os.pwrite(self._lock, b"1", 0)
+
     def close(self) -> None:
         """Give the descriptors back."""
         os.close(self._gate)

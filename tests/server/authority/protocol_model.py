@@ -7,8 +7,10 @@ looks at everything.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+DAY = 86_400_000
 
-@dataclass
+
+@dataclass(eq=False)
 class Book:
     """A budget."""
 
@@ -19,6 +21,19 @@ class Book:
     debt: int = 0
     over: bool = False
     frozen: bool = False
+    daily: bool = False
+    since: int = 0
+    ended: dict[int, int] = field(default_factory=dict)
+    """What was spent in each day that is over, by its end."""
+
+    def midnight(self, now: int) -> None:
+        """Start anew, with the debt repaid as far as the allocation goes."""
+        if self.spent or self.debt:
+            self.ended[now] = self.spent
+        self.spent = min(self.debt, self.allocated)
+        self.debt -= self.spent
+        self.over = self.debt > self.limit
+        self.since = now
 
     @property
     def remaining(self) -> int:
@@ -47,6 +62,11 @@ class Hold:
     provisional: bool = False
     charged: int = 0
 
+    @property
+    def end(self) -> int:
+        """The first moment at which it is over."""
+        return self.expires + self.grace + 1
+
 
 class Refused(Exception):  # noqa: N818 - an answer
     """A protocol error code."""
@@ -61,10 +81,21 @@ class Model:
     holds: dict[str, Hold] = field(default_factory=dict)
 
     def tick(self, wall: int) -> None:
-        """Let time pass, and leases with it."""
-        self.now = max(self.now, wall)
+        """Let time pass, and leases and days with it, each at its moment."""
+        now = max(self.now, wall)
+        while (midnight := self.now - self.now % DAY + DAY) <= now:
+            self.expire(midnight)
+            for book in self.books.values():
+                if book.daily:
+                    book.midnight(midnight)
+            self.now = midnight
+        self.now = now
+        self.expire(now + 1)
+
+    def expire(self, before: int) -> None:
+        """Settle what is over before a moment."""
         for hold in self.holds.values():
-            if hold.state == "ACTIVE" and self.now > hold.expires + hold.grace:
+            if hold.state == "ACTIVE" and hold.end < before:
                 for book in hold.books:
                     book.reserved -= hold.estimate
                     book.spent += hold.estimate if hold.charges_at_expiry else 0
@@ -139,23 +170,28 @@ class Model:
             raise Refused("UNIT_MISMATCH")
         if hold.policy == "REJECT" and actual > hold.estimate:
             raise Refused("BUDGET_EXCEEDED")
+        used = min(actual, hold.estimate)
+        here = [book for book in hold.books if not (hold.provisional and hold.end < book.since)]
         if hold.provisional:
-            for book in hold.books:
+            for book in here:
                 book.spent -= hold.estimate
                 book.reserved += hold.estimate
         try:
             extra = self.pay(hold.books, actual - hold.estimate, hold.policy) if actual > hold.estimate else 0
         except Refused:
             if hold.provisional:
-                for book in hold.books:
+                for book in here:
                     book.spent += hold.estimate
                     book.reserved -= hold.estimate
             raise
         for book in hold.books:
-            book.reserved -= hold.estimate
-            book.spent += min(actual, hold.estimate)
+            if book in here:
+                book.reserved -= hold.estimate
+                book.spent += used
+            elif used != hold.estimate:  # its charge lies in a day that is over
+                book.ended[hold.end - hold.end % DAY + DAY] += used - hold.estimate
         hold.state, hold.provisional = "COMMITTED", False
-        hold.charged = min(actual, hold.estimate) + extra
+        hold.charged = used + extra
         return hold.charged
 
     def release(self, rid: str) -> None:

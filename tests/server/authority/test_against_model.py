@@ -5,6 +5,7 @@
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from budget_server.authority import budgets as budgets_of_people
 from budget_server.authority import listing
+from budget_server.authority.audit import audit
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.refusals import Refusal
 from budget_server.authority.replay import Answer
@@ -29,7 +32,7 @@ from budget_server.authority.requests import (
 from budget_server.authority.store import LedgerStore
 from contract.harness import ACTION, NOON_MS, Clock
 from contract.local import check_invariants
-from server.authority.protocol_model import Book, Hold, Model, Refused
+from server.authority.protocol_model import DAY, Book, Hold, Model, Refused
 
 SCOPES = ["tenant:acme", "tenant:acme/workspace:w", "tenant:acme/workspace:w/agent:bot"]
 SUBJECTS = [
@@ -39,12 +42,15 @@ SUBJECTS = [
 ]
 UNITS = ["TOKENS", "CREDITS"]
 
+LATE_MS = NOON_MS - NOON_MS % DAY + DAY - 3_000
+"""Three seconds to midnight, so that leases run out on both sides of it."""
+
 amounts = st.integers(0, 40)
 units = st.sampled_from([*UNITS, "TOKENS", "TOKENS"])
 levels = st.integers(0, 2)
 policies = st.sampled_from(["REJECT", "ALLOW_IF_AVAILABLE", "ALLOW_WITH_OVERDRAFT"])
 picks = st.integers(0, 2**16)
-budgets = st.none() | st.tuples(st.integers(0, 100), st.sampled_from([0, 0, 5, 30]))
+budgets = st.none() | st.tuples(st.integers(0, 100), st.sampled_from([0, 0, 5, 30]), st.booleans())
 
 
 class LedgerAgainstModel(RuleBasedStateMachine):
@@ -53,23 +59,29 @@ class LedgerAgainstModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
-        self.clock = Clock()
+        self.clock = Clock(LATE_MS)
         self.store = LedgerStore(Path(self.directory.name) / "ledger.db", clock=self.clock)
-        self.model = Model({}, NOON_MS)
+        self.model = Model({}, LATE_MS)
         self.made: list[tuple[Callable[[Ledger, Any], Answer], type[Request], dict[str, Any], Answer]] = []
         self.number = 0
 
     @initialize(drawn=st.lists(budgets, min_size=6, max_size=6))
-    def budget(self, drawn: list[tuple[int, int] | None]) -> None:
-        """Give some of the six a budget."""
+    def budget(self, drawn: list[tuple[int, int, bool] | None]) -> None:
+        """Give some of the six a budget, some of them by the day."""
         for (scope, unit), each in zip(((s, u) for s in SCOPES for u in UNITS), drawn, strict=True):
             if each is not None:
-                self.model.books[scope, unit] = Book(*each)
-                self.sql(
-                    "INSERT INTO budgets (scope, unit, tenant, allocated, remaining, overdraft_limit)"
-                    " VALUES (?, ?, 'acme', ?, ?, ?)",
-                    *(scope, unit, each[0], each[0], each[1]),
-                )
+                allocated, limit, daily = each
+                self.model.books[scope, unit] = Book(allocated, limit, daily=daily)
+                self.store.run(partial(self.allocate, scope, unit, allocated, limit, daily))
+
+    @staticmethod
+    def allocate(scope: str, unit: str, allocated: int, limit: int, daily: bool, ledger: Ledger) -> None:
+        """Do what a person would."""
+        place = {"scope": scope, "unit": unit}
+        budgets_of_people.allocate(ledger.db, **place, tenant="acme", amount=allocated)
+        budgets_of_people.limit_debt(ledger.db, **place, overdraft_limit=limit)
+        if daily:
+            budgets_of_people.set_period(ledger.db, **place, period="day", time_zone="UTC", now_ms=ledger.now_ms)
 
     def sql(self, statement: str, *values: object) -> None:
         """Do what an operator would."""
@@ -235,7 +247,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
             self.store.run(lambda ledger: operation(ledger, parse(request, other)))
         assert refusal.value.code == "IDEMPOTENCY_MISMATCH"
 
-    @rule(ms=st.sampled_from([1, 400, 999, 1_000, 1_001, 1_500, 5_000, -10_000]))
+    @rule(ms=st.sampled_from([1, 400, 999, 1_000, 1_001, 1_500, 5_000, -10_000, DAY - 2_000, DAY, 3 * DAY + 1]))
     def wait(self, ms: int) -> None:
         """Move the wall clock, sometimes back."""
         self.clock.now_ms += ms
@@ -271,6 +283,12 @@ class LedgerAgainstModel(RuleBasedStateMachine):
             )
         )
         self.store.run(check_invariants)
+        ended = self.store.run(
+            lambda ledger: list(ledger.db.execute("SELECT scope, unit, end_ms, spent FROM ended_periods"))
+        )
+        assert sorted(ended) == sorted(
+            (*place, end, spent) for place, book in self.model.books.items() for end, spent in book.ended.items()
+        )
         assert sorted(states) == sorted((rid, hold.state, hold.charged) for rid, hold in self.model.holds.items())
         assert {(row["scope_path"], row["remaining"]["unit"]) for row in rows} == set(self.model.books)
         for row in rows:
@@ -285,8 +303,10 @@ class LedgerAgainstModel(RuleBasedStateMachine):
             ]
 
     def teardown(self) -> None:
-        """Close the file."""
+        """Close the file, which an audit finds sound."""
         self.store.close()
+        findings = audit(self.store.path, 2**62).findings
+        assert findings == []
         self.directory.cleanup()
 
 

@@ -27,6 +27,9 @@ HOUR_MS = 3_600_000
 MIDNIGHT_MS = EVENING_MS + 3 * HOUR_MS
 DAY_MS = 24 * HOUR_MS
 
+Figures = tuple[int, int, int]
+"""What a period left behind: its end, what was spent in it, what was owed at its end."""
+
 ZONES = ["UTC", BERLIN, "America/New_York", "America/Sao_Paulo", "America/Havana", "Asia/Beirut", "Pacific/Apia",
          "Asia/Kathmandu", "Australia/Lord_Howe", "Africa/Cairo"]  # fmt: skip
 """Zones that skip midnight, repeat it, skipped a whole day, or keep odd offsets."""
@@ -58,8 +61,8 @@ def set_daily(authority: EmbeddedAuthority, scope: str, amount: int, *, overdraf
     authority.run(change)
 
 
-def ended(authority: EmbeddedAuthority, scope: str = ROOT) -> list[tuple[int, int, int]]:
-    """Read what periods have left behind: end, spent, debt."""
+def ended(authority: EmbeddedAuthority, scope: str = ROOT) -> list[Figures]:
+    """Read what periods have left behind."""
     return [
         (end_ms, spent, debt)
         for end_ms, spent, debt in authority.sql(
@@ -183,6 +186,41 @@ async def test_a_lease_that_ran_out_yesterday_is_charged_to_yesterday(
 
     assert await authority.amounts() == "100/0/0/0"
     assert ended(authority) == [(MIDNIGHT_MS, 40, 0)]
+
+
+@pytest.mark.parametrize(
+    ("after_midnight_ms", "today", "yesterday"), [(-1, "100/0/0/0", [(MIDNIGHT_MS, 40, 0)]), (0, "60/0/40/0", [])]
+)
+async def test_the_day_of_a_lease_is_that_of_its_last_moment(
+    authority: EmbeddedAuthority,
+    clock: Clock,
+    after_midnight_ms: int,
+    today: str,
+    yesterday: list[tuple[int, int, int]],
+) -> None:
+    """To the millisecond, for the charge and for the commit that replaces it."""
+    ends_ms = MIDNIGHT_MS + after_midnight_ms
+    clock.now_ms = ends_ms - 1_001
+    reservation_id = await authority.reserved(40, ttl_ms=1_000, grace_period_ms=0, metadata={"on_expiry": "charge"})
+
+    clock.now_ms = MIDNIGHT_MS + HOUR_MS
+    assert await authority.amounts() == today
+    assert ended(authority) == yesterday
+    await authority.commit(reservation_id, 0)
+
+    assert await authority.amounts() == "100/0/0/0"
+    assert ended(authority) == [(end_ms, 0, debt) for end_ms, _, debt in yesterday]
+
+
+async def test_a_day_that_only_made_debt_is_written_down_too(authority: EmbeddedAuthority, clock: Clock) -> None:
+    """What was owed at the end of a day is part of its figures."""
+    set_daily(authority, ROOT, 0, overdraft_limit=50)
+    await authority.event(10, overage_policy="ALLOW_WITH_OVERDRAFT")
+
+    clock.now_ms = MIDNIGHT_MS
+
+    assert await authority.amounts() == "-10/0/0/10"
+    assert ended(authority) == [(MIDNIGHT_MS, 0, 10)]
 
 
 @pytest.mark.parametrize(("actual", "now", "yesterday"), [(15, "100/0/0/0", 15), (40, "100/0/0/0", 40),

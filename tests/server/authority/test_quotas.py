@@ -1,10 +1,11 @@
 """Call quotas: an embedded policy that a person sets; without one, nothing is counted."""
 
-import anyio
 import pytest
 
 from budget_server.authority import quotas
+from budget_server.authority.ledger import Ledger
 from budget_server.authority.quotas import Quota
+from budget_server.authority.requests import ReserveRequest, parse
 from contract.answers import assert_refused, body_of
 from contract.harness import BOT, LEAF, ROOT, TENANT, Clock
 from contract.local import EmbeddedAuthority
@@ -159,15 +160,17 @@ async def test_a_minute_keeps_what_was_released(authority: EmbeddedAuthority) ->
     assert_refused(await authority.reserve(1), 409, "ACTION_QUOTA_EXCEEDED")
 
 
-async def test_a_call_whose_caller_gave_up_is_not_counted(authority: EmbeddedAuthority) -> None:
-    """A withdrawn reserve never was."""
+async def test_a_call_that_was_withdrawn_was_never_made(authority: EmbeddedAuthority) -> None:
+    """Nobody heard of it, so nothing of it is left: not in a run, and not in a minute."""
     set_quota(authority, "minute", 1)
-    with anyio.CancelScope() as scope:
-        scope.cancel()
-        await authority.client.create_reservation(authority.intent(1))
-    held = authority.sql("SELECT count(*) FROM reservations")
+    request = parse(ReserveRequest, authority.intent(1))
 
-    assert await statuses(authority, 1) == [200 if held == [(0,)] else 409]
+    def reserve_and_withdraw(ledger: Ledger) -> None:
+        ledger.withdraw("acme", request, ledger.reserve("acme", request))
+
+    authority.run(reserve_and_withdraw)
+
+    assert await statuses(authority, 2) == [200, 409]
 
 
 async def test_counts_of_windows_that_are_over_are_forgotten(authority: EmbeddedAuthority, clock: Clock) -> None:

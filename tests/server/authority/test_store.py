@@ -121,6 +121,21 @@ def test_a_later_versions_ledger_is_refused_and_left_as_it_is(tmp_path: Path) ->
     assert path.read_bytes() == before
 
 
+def test_a_ledger_that_was_emptied_is_refused_and_one_that_was_deleted_begins_anew(tmp_path: Path) -> None:
+    """An empty file is not a new one: to begin anew there would grant the first budget a second time."""
+    path = tmp_path / "ledger.db"
+    LedgerStore(path).close()
+    os.truncate(path, 0)
+
+    with pytest.raises(ConfigurationError, match="is empty, though it had budgets"):
+        LedgerStore(path)
+    assert path.read_bytes() == b""
+
+    path.unlink()
+    LedgerStore(path).close()
+    LedgerStore(path).close()
+
+
 def test_a_directory_in_the_ledgers_place_is_refused(tmp_path: Path) -> None:
     """Also where it is a lock's place."""
     (tmp_path / "ledger.db").mkdir()
