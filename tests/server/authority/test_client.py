@@ -4,7 +4,7 @@ import anyio
 import pytest
 from runcycles import Action, Amount, EventCreateRequest, Subject, Unit
 
-from contract.harness import ROOT
+from contract.harness import BOT, LEAF, ROOT
 from contract.local import EmbeddedAuthority
 
 pytestmark = pytest.mark.anyio
@@ -40,3 +40,22 @@ async def test_the_client_closes_as_a_context_manager_and_more_than_once(authori
     assert "closed" in str(response.error_message)
     authority.reopen()
     assert await authority.amounts() == "90/10/0/0"
+
+
+async def test_a_suspended_tenant_does_not_block_its_ledger(authority: EmbeddedAuthority) -> None:
+    """Cycles v0, tenants: suspension is a matter of keys, and there are none here."""
+    authority.set_budget(ROOT, 100)
+    authority.set_tenant(status="SUSPENDED")
+
+    assert (await authority.reserve(1)).status == 200
+
+
+async def test_the_debt_of_all_scopes_is_kept_with_the_reservation(authority: EmbeddedAuthority) -> None:
+    """Cycles v0, debt_incurred: for reports; no answer carries it."""
+    authority.set_budget(ROOT, 100)
+    authority.set_budget(LEAF, 20, overdraft_limit=50)
+    reservation_id = await authority.reserved(10, BOT, overage_policy="ALLOW_WITH_OVERDRAFT")
+
+    await authority.commit(reservation_id, 60)
+
+    assert authority.sql("SELECT debt_incurred FROM reservations") == [(40,)]
