@@ -79,8 +79,10 @@ def denial_of(response: "CyclesResponse") -> Denial | None:
 
 def denial_from(error: "CyclesProtocolError") -> Denial | None:
     """Tell a denial from the other errors that a stream reservation raises when it is entered."""
-    is_denied = error.status in (200, 404) or error.error_code in DENIALS
-    code = error.error_code or error.reason_code or "DENIED"
+    # The library calls a code that it does not know UNKNOWN; the detail beside it says which it was.
+    detail = (error.details or {}).get("deny_detail") or {}
+    code = str(detail.get("reason_code") or error.error_code or error.reason_code or "DENIED")
+    is_denied = error.status in (200, 404) or code in DENIALS
     return _denial(error.status, code, error.retry_after_ms, error.details) if is_denied else None
 
 

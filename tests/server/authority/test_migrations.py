@@ -64,7 +64,7 @@ def test_a_process_that_is_killed_while_it_migrates_leaves_the_earlier_ledger(ve
     path = restored(version, tmp_path / "ledger.db")
     versions: list[int] = []
     while not versions or versions[-1] == version:
-        steps = 1 + 900 * len(versions)
+        steps = 1 + 500 * len(versions)
         subprocess.run(
             [sys.executable, str(WORKER), "die_opening", str(path), str(steps)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -272,3 +273,52 @@ async def test_a_tool_that_holds_sqlites_own_lock_is_an_answer_too(
     shell.execute("ROLLBACK")
     shell.close()
     assert (await authority.reserve(1, key="k")).status == 200
+
+
+@pytest.fixture
+def public_directory() -> Iterator[Path]:
+    """A directory that everybody may look into; those of pytest are their owner's alone."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+@pytest.fixture
+def foreign_ledger(public_directory: Path) -> Path:
+    """A sound ledger that its reader may not write."""
+    path = public_directory / "ledger.db"
+    LedgerStore(path).close()
+    for file in public_directory.iterdir():
+        file.chmod(0o444)
+    return path
+
+
+@pytest.mark.usefixtures("foreign_ledger", "ordinary_user")
+def test_a_ledger_that_may_only_be_read_is_refused(public_directory: Path) -> None:
+    """Somebody else's file, or one on a disk that is read-only."""
+    assert "BUDGET_DATA_DIR" in refused(public_directory / "ledger.db")
+
+
+@pytest.mark.anyio
+async def test_a_file_that_is_damaged_is_an_answer_and_never_a_wrong_balance(tmp_path: Path) -> None:
+    """Whichever page a disk has garbled: an error, or what was there before; nothing is guessed."""
+    path = tmp_path / "ledger.db"
+    with opened(path, Clock()) as authority:
+        authority.set_budget(ROOT, 1_000)
+        for _ in range(20):
+            await authority.reserved(10)
+    sound = path.read_bytes()
+    for start in range(0, len(sound), 4_096):
+        path.write_bytes(sound[:start] + os.urandom(4_096) + sound[start + 4_096 :])
+        try:
+            damaged = EmbeddedAuthority(path, Clock())
+        except ConfigurationError:
+            continue
+        await damaged.client.create_reservation(damaged.intent(1))
+        response = await damaged.client.get_balances(tenant="acme")
+        damaged.writer.close()
+        if response.is_success:
+            assert response.body is not None
+            assert [row["allocated"]["amount"] for row in response.body["balances"]] == [1_000]
+        else:
+            assert response.status == 503

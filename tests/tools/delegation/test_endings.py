@@ -6,6 +6,7 @@ from typing import Any
 import anyio
 import pytest
 
+from budget_server.authority.quotas import Quota, set_quota
 from budget_server.demo.scripted_claude import Failure, ToolCall, Turn, Usage, count_input_tokens
 from budget_tools.money import format_usd
 from budget_tools.tokens import with_margin
@@ -68,6 +69,21 @@ async def test_its_own_budget_ends_it_and_nothing_over_it_is_sent(bench: OpenBen
     assert result["text"] == f"Look {b.sent}."
     assert "budget_usd" in result["hint"]
     assert sum(turn["charged"]["amount"] for turn in result["turns"]) == result["spent"]["amount"]
+
+
+async def test_a_quota_of_calls_ends_each_run_after_its_own(bench: OpenBench) -> None:
+    """Cycles v0.1.26, per-run quotas: a delegation is a run, so one that loops stops, and the next one may begin."""
+    b = await bench(lambda _, number: Turn(text=f"Look {number}.", tool_calls=(LOOK,)))
+    quota = Quota("tenant:local", "llm.completion", "run", 3)
+    await b.ledger(lambda ledger: set_quota(ledger.db, "local", quota))
+
+    first = await b.delegate(tools=TOOLS, max_turns=100)
+    second = await b.delegate(tools=TOOLS, max_turns=100)
+
+    for result in (first, second):
+        assert (result["status"], len(result["turns"])) == ("budget_exhausted", 3)
+        assert "ACTION_QUOTA_EXCEEDED" in result["hint"]
+    assert b.sent == 6
 
 
 async def test_a_first_turn_over_its_own_budget_is_not_sent(bench: OpenBench) -> None:
