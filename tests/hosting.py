@@ -1,5 +1,7 @@
 """What the end-to-end tests share: calling tools as a host does, and reading the ledger from outside."""
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,3 +53,24 @@ def ledger_balance(environment: Mapping[str, str], tenant: str = "local") -> dic
     finally:
         store.close()
     return {name: int(row[name]["amount"]) for name in ("allocated", "remaining", "reserved", "spent")}
+
+
+def run_program(environment: Environment, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run ``cycles-budget-mcp …`` to its end, with nothing to read and no terminal."""
+    return subprocess.run(
+        [sys.executable, "-m", "budget_server", *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def complaint_of(environment: Environment, *arguments: str) -> str:
+    """Run a command that must refuse with exit code 2, and give its one line."""
+    ended = run_program(environment, *arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    return line.removeprefix("cycles-budget-mcp: ")

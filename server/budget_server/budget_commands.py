@@ -51,7 +51,10 @@ def allocate(
     ] = None,
     caps: Annotated[
         str | None,
-        typer.Option(help='Caps that come with every ALLOW, as JSON such as {"max_tokens": 2000}; {} for none.'),
+        typer.Option(
+            help='Caps, as JSON such as {"max_tokens": 2000}, sent along with an ALLOW where this budget is the '
+            "deepest; {} for none."
+        ),
     ] = None,
 ) -> None:
     """Set what a scope may use in all, creating its budget where there is none; options left out stay as they are."""

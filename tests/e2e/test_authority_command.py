@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from budget_server.authority.http import MAX_BODY_BYTES
-from hosting import Environment, ledger_balance
+from hosting import Environment, complaint_of, ledger_balance, run_program
 
 PROGRAM = [sys.executable, "-m", "budget_server", "authority"]
 ANNOUNCED = re.compile(r"Cycles authority on (http://127\.0\.0\.1:\d+) over (.*)")
@@ -56,23 +56,12 @@ def serving(environment: Environment) -> Iterator[Served]:
 
 def authority(environment: Environment, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run ``cycles-budget-mcp authority …`` to its end."""
-    return subprocess.run(
-        [*PROGRAM, *arguments],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    return run_program(environment, "authority", *arguments)
 
 
 def complaint(environment: Environment, *arguments: str) -> str:
-    """Run a command that must refuse, and give its one line."""
-    ended = authority(environment, *arguments)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    (line,) = ended.stderr.splitlines()
-    return line.removeprefix("cycles-budget-mcp: ")
+    """Run a command of it that must refuse, and give its one line."""
+    return complaint_of(environment, "authority", *arguments)
 
 
 def new_secret(environment: Environment, *arguments: str) -> str:

@@ -1,7 +1,6 @@
 """People set budgets on the command line, beside servers that are running."""
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,30 +10,14 @@ import pytest
 from mcp import Client
 
 from budget_server.services import LEDGER_FILE
-from hosting import Environment, call, ledger_balance
+from hosting import Environment, call, complaint_of, ledger_balance, run_program
 
 pytestmark = pytest.mark.anyio
 
 
 def budget(environment: Environment, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run ``cycles-budget-mcp budget …`` without a terminal."""
-    return subprocess.run(
-        [sys.executable, "-m", "budget_server", "budget", *arguments],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-
-
-def complaint(environment: Environment, *arguments: str) -> str:
-    """Run a command that must refuse, and give its one line."""
-    ended = budget(environment, *arguments)
-    assert ended.returncode == 2, ended.stdout
-    (line,) = ended.stderr.splitlines()
-    return line.removeprefix("cycles-budget-mcp: ")
+    """Run ``cycles-budget-mcp budget …``."""
+    return run_program(environment, "budget", *arguments)
 
 
 async def test_funding_reaches_a_running_server(host: Callable[..., Client], environment: Environment) -> None:
@@ -159,31 +142,19 @@ async def test_a_denial_names_the_scope_and_what_would_help(
     assert "Reserve at most $0.05" in denied["hint"]
 
 
-def check(environment: Environment, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run ``cycles-budget-mcp check``."""
-    return subprocess.run(
-        [sys.executable, "-m", "budget_server", "check", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-
-
 def test_check_tells_a_sound_ledger_from_a_broken_one(environment: Environment, tmp_path: Path) -> None:
     """Exit code 0, 1 or 2: sound, not sound, no ledger."""
     budget(environment, "show")
     ledger = Path(environment["BUDGET_DATA_DIR"]) / LEDGER_FILE
 
-    sound = check(environment)
+    sound = run_program(environment, "check")
     db = apsw.Connection(str(ledger))
     db.execute("UPDATE budgets SET spent = 1, remaining = remaining - 1")
     db.close()
-    broken = check(environment, str(ledger))
+    broken = run_program(environment, "check", str(ledger))
     (tmp_path / "text").write_text("no ledger" * 1_000, encoding="utf-8")
-    foreign = check(environment, str(tmp_path / "text"))
-    absent = check(environment, str(tmp_path / "nothing"))
+    foreign = run_program(environment, "check", str(tmp_path / "text"))
+    absent = run_program(environment, "check", str(tmp_path / "nothing"))
 
     assert (sound.returncode, broken.returncode, foreign.returncode, absent.returncode) == (0, 1, 2, 2)
     assert "is sound: 1 budgets" in sound.stdout
@@ -234,7 +205,7 @@ async def test_less_than_is_in_use_cannot_be_allocated(host: Callable[..., Clien
     with anyio.fail_after(60):
         async with host() as client:
             await call(client, "reserve_budget", usd="0.60")
-            line = await anyio.to_thread.run_sync(complaint, environment, "allocate", "0.50")
+            line = await anyio.to_thread.run_sync(complaint_of, environment, "budget", "allocate", "0.50")
 
     assert "60000000" in line
     assert ledger_balance(environment)["allocated"] == 100_000_000
@@ -247,11 +218,11 @@ def test_a_closed_budget_stays_closed(environment: Environment) -> None:
 
     assert unasked.returncode != 0
     assert closed.returncode == 0
-    assert "closed, which is for good" in complaint(environment, "unfreeze")
+    assert "closed, which is for good" in complaint_of(environment, "budget", "unfreeze")
 
 
 def test_budgets_of_a_cycles_server_are_set_there(environment: Environment) -> None:
     """Two places to set one budget would be one too many."""
     environment |= {"CYCLES_BASE_URL": "http://127.0.0.1:9", "CYCLES_API_KEY": "k", "CYCLES_TENANT": "acme"}
 
-    assert "CYCLES_BASE_URL is set" in complaint(environment, "show")
+    assert "CYCLES_BASE_URL is set" in complaint_of(environment, "budget", "show")

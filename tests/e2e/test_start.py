@@ -7,36 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from hosting import Environment, ledger_balance
+from hosting import Environment, complaint_of, ledger_balance, run_program
 
 SENTENCE_END = (".", ")")
 
 
-def start(environment: Environment, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run the server with an ended input: it leaves at once, or says why it cannot serve."""
-    return subprocess.run(
-        [sys.executable, "-m", "budget_server", *arguments],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-
-
-def complaint(environment: Environment) -> str:
-    """Start a server that must refuse, and give its one line on standard error."""
-    ended = start(environment)
-    assert ended.returncode == 2
-    assert ended.stdout == ""
-    (line,) = ended.stderr.splitlines()
-    return line.removeprefix("cycles-budget-mcp: ")
-
-
 def test_a_server_starts_and_leaves_with_its_input(environment: Environment) -> None:
     """The plain case, and the first budget is allocated by it."""
-    ended = start(environment)
+    ended = run_program(environment)
 
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
     assert ledger_balance(environment)["allocated"] == 100_000_000
@@ -49,7 +27,7 @@ def test_a_malformed_budget_is_named_with_its_remedy(environment: Environment, v
     """A wrong amount must never become another amount."""
     environment["BUDGET_USD"] = value
 
-    line = complaint(environment)
+    line = complaint_of(environment)
 
     assert line.startswith("BUDGET_USD is wrong: ")
     assert line.endswith(SENTENCE_END)
@@ -58,10 +36,10 @@ def test_a_malformed_budget_is_named_with_its_remedy(environment: Environment, v
 
 def test_a_changed_first_budget_changes_nothing_and_says_so(environment: Environment) -> None:
     """BUDGET_USD is for a first start; silently ignoring it later would surprise."""
-    start(environment)
+    run_program(environment)
     environment["BUDGET_USD"] = "7"
 
-    ended = start(environment)
+    ended = run_program(environment)
 
     assert ended.returncode == 0
     assert "BUDGET_USD=7.00 is ignored" in ended.stderr
@@ -73,7 +51,7 @@ def test_a_data_directory_that_cannot_be_made_is_named(environment: Environment,
     (tmp_path / "file").write_text("not a directory")
     environment["BUDGET_DATA_DIR"] = str(tmp_path / "file" / "data")
 
-    line = complaint(environment)
+    line = complaint_of(environment)
 
     assert str(tmp_path / "file" / "data") in line
     assert "BUDGET_DATA_DIR" in line
@@ -85,7 +63,7 @@ def test_a_foreign_file_in_the_ledgers_place_is_left_alone(environment: Environm
     ledger.parent.mkdir()
     ledger.write_text("my shopping list\n" * 100)
 
-    line = complaint(environment)
+    line = complaint_of(environment)
 
     assert str(ledger) in line
     assert ledger.read_text() == "my shopping list\n" * 100
@@ -109,7 +87,7 @@ def test_an_unreadable_tools_file_is_named(
         path.write_text(content)
     environment["BUDGET_SUBAGENT_SERVERS"] = str(path)
 
-    line = complaint(environment)
+    line = complaint_of(environment)
 
     assert line.startswith(f"BUDGET_SUBAGENT_SERVERS: {path}")
     assert says in line
@@ -129,7 +107,7 @@ def test_an_incomplete_authority_is_named_without_its_secret(
     """A Cycles server needs a key and a tenant; neither's value belongs into a log."""
     environment |= settings
 
-    line = complaint(environment)
+    line = complaint_of(environment)
 
     assert names in line
     assert "secret-key" not in line
@@ -139,7 +117,7 @@ def test_an_empty_variable_counts_as_not_set(environment: Environment) -> None:
     """Hosts pass an empty string for what a person left blank."""
     environment |= {"CYCLES_BASE_URL": "", "ANTHROPIC_API_KEY": "", "BUDGET_PRICES": ""}
 
-    assert start(environment).returncode == 0
+    assert run_program(environment).returncode == 0
 
 
 def test_starting_imports_neither_anthropic_nor_the_command_line(environment: Environment) -> None:
@@ -162,8 +140,8 @@ def test_starting_imports_neither_anthropic_nor_the_command_line(environment: En
 
 def test_help_and_version_say_what_the_program_does(environment: Environment) -> None:
     """The command line is where an operator looks first."""
-    shown = start(environment, "--help")
-    version = start(environment, "--version")
+    shown = run_program(environment, "--help")
+    version = run_program(environment, "--version")
 
     assert shown.returncode == version.returncode == 0
     assert "serve" in shown.stdout

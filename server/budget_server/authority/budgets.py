@@ -135,7 +135,7 @@ def limit_debt(db: apsw.Connection, *, scope: str, unit: str, overdraft_limit: i
 
 
 def set_caps(db: apsw.Connection, *, scope: str, unit: str, caps: str | None) -> Budget:
-    """Set the caps that come with every ALLOW of a budget (``parse_caps``), or none.
+    """Set the caps that come with an ALLOW where this budget is the deepest (``parse_caps``), or none.
 
     Raises:
         InvalidArgumentError: there is no such budget; nothing was written.

@@ -4,8 +4,8 @@ Each request is one transaction: its key is looked up in it, so that a revoked k
 whichever process revoked it. The order of checks is the reference server's: key, body, header against body, and then
 the ledger's own. Both faces of the ledger, this one and ``client.py``, call the same operations.
 
-Errors carry ``trace_id``, as the protocol asks of servers (Cycles v0, CORRELATION AND TRACING). The ``runcycles``
-client up to 0.5.3 cannot read ``details`` beside it; whoever uses that reads ``response.body``.
+Errors carry ``trace_id``, as the protocol asks of servers (Cycles v0, CORRELATION AND TRACING). The Python client
+``runcycles``, up to 0.5.3, cannot read ``details`` beside it; whoever uses that reads ``response.body``.
 """
 
 import json

@@ -38,23 +38,23 @@ def commit(db: apsw.Connection, row: Reservation, request: CommitRequest, now_ms
     budgets = rows.find_budgets(db, json.loads(row.budgeted_scopes), row.unit)
     actual, estimate = request.actual.amount, row.estimate
     used = min(actual, estimate)
-    closed = [each for each in budgets if row.is_provisional and each.counted_from_ms > row.expired_at_ms]
-    open_budgets = [each for each in budgets if each not in closed]
+    if actual > estimate and row.overage_policy == "REJECT":
+        raise _rejected(row, actual, budgets)
+    # Where a period has ended since a provisional charge, there is nothing of it left to move.
+    current = [each for each in budgets if not row.is_provisional or each.counted_from_ms <= row.expired_at_ms]
     if row.is_provisional:
-        for budget in open_budgets:
+        for budget in current:
             budget.unspend(estimate)
     charged, debt = used, 0
     if actual > estimate:
-        if row.overage_policy == "REJECT":
-            raise _rejected(row, actual, budgets)
         beyond = charge_beyond(budgets, actual - estimate, row.overage_policy)
         charged, debt = estimate + beyond.charged, beyond.debt
-    for budget in open_budgets:
-        budget.spend_reserved(used)
-        budget.give_back(estimate - used)
-    for budget in closed:
-        periods.correct_spent(db, budget, row.expired_at_ms, used - estimate)
     for budget in budgets:
+        if budget in current:
+            budget.spend_reserved(used)
+            budget.give_back(estimate - used)
+        else:
+            periods.correct_spent(db, budget, row.expired_at_ms, used - estimate)
         rows.save_budget(db, budget)
     _leave(
         db,
