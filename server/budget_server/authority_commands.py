@@ -1,6 +1,7 @@
 """The commands of the HTTP face: ``cycles-budget-mcp authority`` serves it, ``authority key …`` says who may use it."""
 
 import socket
+from ipaddress import ip_address
 from typing import Annotated
 
 import typer
@@ -119,6 +120,8 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     typer.echo(f"Cycles authority on http://{address} over {settings.budget_data_dir}", err=True)
+    if not ip_address(host).is_loopback:
+        typer.echo("Other machines can reach it, and there is no encryption: keys can be read on the way.", err=True)
     uvicorn.Server(config).run(sockets=[listener])
 
 

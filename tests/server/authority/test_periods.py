@@ -1,6 +1,5 @@
 """Budgets that start anew by the day, week or month, in their owner's time zone, exactly once."""
 
-import threading
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -14,7 +13,6 @@ from budget_server.authority import budgets
 from budget_server.authority.audit import audit
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.periods import PERIODS, period_end_ms
-from budget_server.authority.store import LedgerStore
 from contract.answers import assert_refused, body_of
 from contract.harness import BOT, LEAF, ROOT, Clock
 from contract.local import EmbeddedAuthority, opened
@@ -290,31 +288,3 @@ async def test_another_period_keeps_what_was_spent_in_this_one(authority: Embedd
     assert await authority.amounts() == "40/0/60/0"
     clock.now_ms = int(datetime(2026, 12, 1, tzinfo=ZoneInfo(BERLIN)).timestamp()) * 1_000
     assert await authority.amounts() == "100/0/0/0"
-
-
-def test_of_many_that_notice_a_boundary_one_heeds_it(authority: EmbeddedAuthority, clock: Clock) -> None:
-    """Exactly once, whichever process notices: eight connections of their own cross midnight together."""
-    authority.sql("UPDATE budgets SET spent = 60, remaining = 40")
-    authority.sql(
-        "INSERT INTO events VALUES ('e', 'acme', 'TOKENS', 60, 60, ?1, json_array(?1), '{}', '{}', 'k', 0, NULL,"
-        " NULL, NULL)",
-        ROOT,
-    )
-    clock.now_ms = MIDNIGHT_MS
-    stores = [LedgerStore(authority.path, clock=clock) for _ in range(8)]
-    start = threading.Barrier(len(stores))
-
-    def look(store: LedgerStore) -> None:
-        start.wait(10)
-        store.run(lambda ledger: ledger.now_ms)
-
-    threads = [threading.Thread(target=look, args=(store,)) for store in stores]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    for store in stores:
-        store.close()
-
-    assert ended(authority) == [(MIDNIGHT_MS, 60, 0)]
-    assert authority.sql("SELECT spent, remaining FROM budgets") == [(0, 100)]

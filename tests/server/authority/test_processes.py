@@ -11,8 +11,9 @@ from pathlib import Path
 import anyio
 import pytest
 
+from budget_server.authority.budgets import allocate, set_period
 from contract.answers import assert_refused, body_of
-from contract.harness import LEAF, ROOT, Clock
+from contract.harness import LEAF, NOON_MS, ROOT, Clock
 from contract.local import EmbeddedAuthority, check_invariants, opened
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -98,6 +99,32 @@ def test_of_two_processes_that_settle_one_reservation_one_does(ledger: EmbeddedA
 
     assert sorted(line_of(worker) for worker in workers) == ["200", "409"]
     assert ledger.sql("SELECT spent FROM budgets") == [(7,)]
+
+
+@pytest.mark.anyio
+async def test_of_many_processes_that_notice_a_midnight_one_heeds_it(tmp_path: Path, start: Start) -> None:
+    """A period rolls over exactly once, whichever process comes first."""
+    clock = Clock(NOON_MS)
+    with opened(tmp_path / "ledger.db", clock) as ledger:
+        ledger.run(lambda opened: allocate(opened.db, scope=ROOT, tenant="acme", unit="TOKENS", amount=100))
+        ends_ms = ledger.run(
+            lambda opened: set_period(
+                opened.db, scope=ROOT, unit="TOKENS", period="day", time_zone="UTC", now_ms=opened.now_ms
+            )
+        ).period_end_ms
+        assert ends_ms is not None
+        await ledger.event(60)
+        workers = [start("look", ledger.path, NOON_MS, ends_ms) for _ in range(6)]
+        assert [line_of(worker) for worker in workers] == ["ready"] * 6
+
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+
+        assert [line_of(worker) for worker in workers] == ["done"] * 6
+        assert ledger.sql("SELECT end_ms, spent FROM ended_periods") == [(ends_ms, 60)]
+        assert await ledger.amounts() == "100/0/0/0"
 
 
 @pytest.mark.anyio

@@ -87,6 +87,18 @@ def race(path: Path, name: str, reservation_id: str) -> None:
     store.close()
 
 
+def look(path: Path, before_ms: int, now_ms: int) -> None:
+    """Open a ledger at one moment, and look at it at another when the parent says so."""
+    moments = [before_ms]
+    store = LedgerStore(path, clock=lambda: moments[-1])
+    moments.append(now_ms)
+    say("ready")
+    sys.stdin.readline()
+    store.run(lambda ledger: ledger.now_ms)
+    store.close()
+    say("done")
+
+
 def die_opening(path: Path, steps: int) -> None:
     """Open a ledger, and be killed after so many steps of SQLite's machine, if it takes that many."""
     left = steps
@@ -158,6 +170,8 @@ if __name__ == "__main__":
         try_many(Path(ledger), arguments[0], int(arguments[1]))
     elif command == "stall":
         stall(Path(ledger))
+    elif command == "look":
+        look(Path(ledger), int(arguments[0]), int(arguments[1]))
     elif command == "die_opening":
         die_opening(Path(ledger), int(arguments[0]))
     elif command == "race":
