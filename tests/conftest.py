@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from contract.face import Face
+
+settings.register_profile("nightly", max_examples=2_000)
 
 
 @pytest.fixture

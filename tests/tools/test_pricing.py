@@ -69,10 +69,14 @@ def has_variant(model: str, when: dict[str, str]) -> bool:
     return found is not None and any(variant.when == when for variant in found.price_variants or ())
 
 
+MANY = 10 * settings().max_examples
+"""1,000 examples; with ``--hypothesis-profile=nightly`` 20,000."""
+
+
 # ---- exact cost
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=MANY, deadline=None)
 @given(st.data(), st.sampled_from(WITNESSED), MOMENTS, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS)
 def test_a_cost_is_the_exact_price_of_genai_prices_rounded_up(
     data: st.DataObject, model: str, at: datetime, plain: int, output: int, read: int, written_5m: int, written_1h: int
@@ -330,7 +334,7 @@ def usage_within(
     )
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=MANY, deadline=None)
 @given(st.data(), requests(), MOMENTS, st.timedeltas(timedelta(0), timedelta(hours=1)))
 def test_no_usage_that_the_api_may_report_costs_more_than_the_bound(
     data: st.DataObject, request: tuple[str, int, int, RequestOptions], at: datetime, took: timedelta
@@ -366,7 +370,7 @@ def test_some_usage_costs_exactly_the_bound(request: tuple[str, int, int, Reques
     assert bound == book().cost(model, usage, at=at).amount_microcents
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=MANY, deadline=None)
 @given(requests(), MOMENTS, st.data())
 def test_the_most_output_that_an_amount_buys_is_the_exact_inverse_of_the_bound(
     request: tuple[str, int, int, RequestOptions], at: datetime, data: st.DataObject

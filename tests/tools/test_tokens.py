@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from budget_tools.errors import InvalidArgumentError
-from budget_tools.tokens import MOST_TOKENS_PER_IMAGE, likely_input_tokens, most_input_tokens, with_margin
+from budget_tools.tokens import (
+    MOST_PROMPT_TOKENS,
+    MOST_TOKENS_PER_IMAGE,
+    likely_input_tokens,
+    most_input_tokens,
+    with_margin,
+)
 
 FRAME_TOKENS = 600
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 900_000}}
@@ -102,12 +108,12 @@ def test_a_text_document_is_bounded_by_its_text() -> None:
     ],
 )
 @pytest.mark.parametrize("count", [most_input_tokens, likely_input_tokens])
-def test_a_pdf_or_a_document_by_reference_is_refused_offline(count: Any, source: object) -> None:
-    """Its tokens depend on its pages, which only the API sees: no number would be a bound."""
-    with pytest.raises(InvalidArgumentError, match="document"):
-        count(user({"type": "document", "source": source}))
-    with pytest.raises(InvalidArgumentError, match="document"):
-        count(user({"type": "tool_result", "content": [{"type": "document", "source": source}]}))
+def test_a_pdf_or_a_document_by_reference_is_bounded_by_the_longest_prompt(count: Any, source: object) -> None:
+    """Its tokens depend on its pages, which only the API sees, and refuses past a million."""
+    document = {"type": "document", "source": source}
+
+    assert count(user(document)) == MOST_PROMPT_TOKENS
+    assert count(user({"type": "tool_result", "content": [document]}, IMAGE)) == MOST_PROMPT_TOKENS
 
 
 def test_half_a_surrogate_pair_is_refused_with_a_sentence() -> None:

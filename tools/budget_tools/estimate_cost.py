@@ -1,6 +1,7 @@
 """The tool ``estimate_cost``: what a call would cost, and whether the budget bears it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, takewhile
 from typing import Annotated, Any, Literal
 
 from mcp.types import CallToolResult
@@ -34,8 +35,9 @@ class ModelEstimate(BaseModel):
     expected: Money
     worst_case: Money = Field(description="What must be reserved; the cost never exceeds it.")
     affordable: bool | None = Field(None, description="Whether worst_case fits what remains; absent without a budget.")
-    affordable_turns: int | None = Field(None, description="How many first turns would fit, at their worst case.")
+    affordable_turns: int | None = Field(None, description="How many such turns fit, each at its worst case.")
     price_source: str
+    warning: str = Field("", description="When the model is, or was, retired.")
 
 
 class EstimateCostResult(BaseModel):
@@ -52,6 +54,14 @@ class _Prompt(BaseModel):
     likely_tokens: int
     most_tokens: int
     source: TokenSource
+
+
+class _Call(BaseModel):
+    """What is asked beside the prompt."""
+
+    max_output_tokens: int
+    expected_output_tokens: int
+    turns: int
 
 
 async def estimate_cost(
@@ -90,22 +100,11 @@ async def estimate_cost(
     for name in chosen:
         prices.price(name)  # an unknown model is refused before anything is counted
     left = await remaining(kit.cycles, kit.subject, USD_MICROCENTS)
-    estimates: list[ModelEstimate] = []
-    for name in chosen:
-        measured = await _measure(kit, name, request, input_tokens)
-        estimates.append(
-            _estimate(
-                prices,
-                name,
-                measured,
-                max_output_tokens=max_output_tokens,
-                expected_output_tokens=expected_output_tokens,
-                turns=turns,
-                left=left,
-            )
-        )
-    result = EstimateCostResult(estimates=estimates, remaining=left, hint=_hint(estimates, left))
-    return answer(result, _text(result, turns))
+    call = _Call(max_output_tokens=max_output_tokens, expected_output_tokens=expected_output_tokens, turns=turns)
+    prompts = {name: await _measure(kit, name, request, input_tokens) for name in chosen}
+    estimates = [_estimate(prices, name, prompt, call, left) for name, prompt in prompts.items()]
+    hint = _hint(prices, estimates, prompts, call, left)
+    return answer(result := EstimateCostResult(estimates=estimates, remaining=left, hint=hint), _text(result, turns))
 
 
 def _models(model: str, models: Sequence[str], default: str) -> list[str]:
@@ -131,11 +130,8 @@ def _request(
         if system or tools:
             raise InvalidArgumentError("input_tokens is the whole prompt: leave out system and tools.")
         return None
-    if messages is not None and not messages:
-        raise InvalidArgumentError("messages must not be empty.")
-    for number, message in enumerate(messages or ()):
-        if message.get("role") not in ("user", "assistant") or not message.get("content"):
-            raise InvalidArgumentError(f"messages.{number} needs a role, user or assistant, and content.")
+    if messages is not None:
+        _check_messages(messages)
     request: dict[str, Any] = {"messages": messages or [{"role": "user", "content": prompt}]}
     if system:
         request["system"] = system
@@ -144,63 +140,117 @@ def _request(
     return request
 
 
+def _check_messages(messages: list[dict[str, Any]]) -> None:
+    """Refuse what the API would refuse before it counts anything.
+
+    Raises:
+        InvalidArgumentError: names the message.
+    """
+    if not messages:
+        raise InvalidArgumentError("messages must not be empty.")
+    for number, message in enumerate(messages):
+        content = message.get("content")
+        if message.get("role") not in ("user", "assistant") or not content:
+            raise InvalidArgumentError(f"messages.{number} needs a role, user or assistant, and content.")
+        blocks = content if isinstance(content, list) else ()
+        if not isinstance(content, str | list) or not all(
+            isinstance(each, dict) and each.get("type") for each in blocks
+        ):
+            raise InvalidArgumentError(f"messages.{number}.content must be text or a list of blocks, each with a type.")
+    if messages[0]["role"] != "user":
+        raise InvalidArgumentError("messages.0 must be the user's: a conversation begins with them.")
+
+
 async def _measure(kit: Toolkit, model: str, request: dict[str, Any] | None, input_tokens: int | None) -> _Prompt:
     if request is None:
         assert input_tokens is not None
         return _Prompt(likely_tokens=input_tokens, most_tokens=input_tokens, source="given")
-    most = most_input_tokens(request)
     counted = await kit.claude.count_input_tokens({**request, "model": model}) if kit.has_claude else None
     if counted is not None:
         return _Prompt(likely_tokens=counted, most_tokens=with_margin(counted), source="counted")
-    return _Prompt(likely_tokens=likely_input_tokens(request), most_tokens=most, source="estimated")
+    return _Prompt(
+        likely_tokens=likely_input_tokens(request), most_tokens=most_input_tokens(request), source="estimated"
+    )
 
 
-def _estimate(
-    prices: PriceBook,
-    model: str,
-    prompt: _Prompt,
-    *,
-    max_output_tokens: int,
-    expected_output_tokens: int,
-    turns: int,
-    left: Money | None,
-) -> ModelEstimate:
+def _estimate(prices: PriceBook, model: str, prompt: _Prompt, call: _Call, left: Money | None) -> ModelEstimate:
     # Each turn sends the whole conversation again, and every earlier answer with it.
     expected = sum(
         prices.expected(
             model,
-            input_tokens=prompt.likely_tokens + turn * expected_output_tokens,
-            output_tokens=expected_output_tokens,
+            input_tokens=prompt.likely_tokens + turn * call.expected_output_tokens,
+            output_tokens=call.expected_output_tokens,
         )
-        for turn in range(turns)
+        for turn in range(call.turns)
     )
-    bounds = [
-        prices.worst_case(
-            model, input_tokens=prompt.most_tokens + turn * max_output_tokens, max_output_tokens=max_output_tokens
-        )
-        for turn in range(turns)
-    ]
+    worst_case = sum(_bound(prices, model, prompt, call, turn) for turn in range(call.turns))
     return ModelEstimate(
         model=model,
         input_tokens=prompt.likely_tokens,
         input_tokens_source=prompt.source,
         expected=Money.microcents(expected),
-        worst_case=Money.microcents(sum(bounds)),
-        affordable=None if left is None else sum(bounds) <= left.amount,
-        affordable_turns=None if left is None else max(left.amount, 0) // bounds[0] if bounds[0] else None,
+        worst_case=Money.microcents(worst_case),
+        affordable=None if left is None else worst_case <= left.amount,
+        affordable_turns=None if left is None else _affordable_turns(prices, model, prompt, call, left.amount),
         price_source=prices.price(model).source,
+        warning=prices.lifecycle_note(model),
     )
 
 
-def _hint(estimates: Sequence[ModelEstimate], left: Money | None) -> str:
+def _bound(prices: PriceBook, model: str, prompt: _Prompt, call: _Call, turn: int) -> int:
+    input_tokens = prompt.most_tokens + turn * call.max_output_tokens
+    return prices.worst_case(model, input_tokens=input_tokens, max_output_tokens=call.max_output_tokens)
+
+
+def _affordable_turns(prices: PriceBook, model: str, prompt: _Prompt, call: _Call, left: int) -> int | None:
+    """Count the single calls that fit, or the turns of a loop whose context grows, up to the longest loop."""
+    first = _bound(prices, model, prompt, call, 0)
+    if call.turns == 1:
+        return max(left, 0) // first if first else None
+    bounds = (_bound(prices, model, prompt, call, turn) for turn in range(MAX_TURNS))
+    return sum(1 for total in takewhile(lambda total: total <= left, accumulate(bounds)))
+
+
+def _hint(
+    prices: PriceBook,
+    estimates: Sequence[ModelEstimate],
+    prompts: Mapping[str, _Prompt],
+    call: _Call,
+    left: Money | None,
+) -> str:
     if left is None:
         return "No budget is set for this server's subject: a person sets one, for its own ledger with BUDGET_USD."
-    if any(estimate.affordable is False for estimate in estimates):
-        cheaper = [estimate for estimate in estimates if estimate.affordable]
-        if cheaper:
-            return f"{min(cheaper, key=lambda each: each.worst_case.amount).model} fits what remains."
-        return "The worst case does not fit what remains: fewer output tokens, fewer turns or a cheaper model would."
-    return ""
+    if all(estimate.affordable for estimate in estimates):
+        return ""
+    fitting = [estimate for estimate in estimates if estimate.affordable]
+    if fitting:
+        return f"{min(fitting, key=lambda each: each.worst_case.amount).model} fits what remains."
+    nearest = min(estimates, key=lambda each: each.worst_case.amount)
+    ways = list(_ways_to_fit(prices, nearest, prompts[nearest.model], call, max(left.amount, 0)))
+    if not ways:
+        return "The worst case does not fit what remains, and no listed model's would: a person can raise the budget."
+    return f"The worst case does not fit what remains: {', or '.join(ways)} would."
+
+
+def _ways_to_fit(prices: PriceBook, nearest: ModelEstimate, prompt: _Prompt, call: _Call, left: int) -> Iterator[str]:
+    """Name what would fit: a shorter answer or loop of the same model, and the dearest model that is cheap enough."""
+    if call.turns > 1:
+        if nearest.affordable_turns:
+            yield f"{nearest.affordable_turns} turns"
+    else:
+        output_tokens = prices.most_output_tokens(
+            nearest.model, input_tokens=prompt.most_tokens, amount_microcents=left
+        )
+        if output_tokens:
+            yield f"max_output_tokens of {output_tokens}"
+    worst_cases = {
+        model: sum(_bound(prices, model, prompt, call, turn) for turn in range(call.turns))
+        for model in prices.in_service()
+    }
+    cheaper = {model: amount for model, amount in worst_cases.items() if amount <= left}
+    if cheaper:
+        model = max(cheaper, key=lambda each: cheaper[each])
+        yield f"{model} at {Money.microcents(cheaper[model])}"
 
 
 def _text(result: EstimateCostResult, turns: int) -> str:
@@ -208,6 +258,7 @@ def _text(result: EstimateCostResult, turns: int) -> str:
         f"{each.model}: expected {each.expected}, worst case {each.worst_case}"
         f" ({each.input_tokens} input tokens, {each.input_tokens_source}{f', {turns} turns' if turns > 1 else ''})"
         + ("" if each.affordable is None else ", fits" if each.affordable else ", does not fit")
+        + (f". {each.warning}" if each.warning else "")
         for each in result.estimates
     ]
     if result.remaining is not None:

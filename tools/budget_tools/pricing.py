@@ -118,6 +118,12 @@ class PriceBook:
         """Every id that has a price, in alphabetical order."""
         return tuple(sorted(self._prices))
 
+    def in_service(self, *, at: datetime | None = None) -> tuple[str, ...]:
+        """Every id that has a price and no retirement behind it, in alphabetical order."""
+        today = _moment(at).date()
+        retirements = {model: prices.retires_on for model, prices in self._prices.items()}
+        return tuple(sorted(model for model, day in retirements.items() if day is None or day > today))
+
     def price(self, model: str) -> ModelPrices:
         """Return what is known of a model's prices.
 
@@ -128,6 +134,19 @@ class PriceBook:
             return self._prices[model]
         except KeyError:
             raise UnknownModelError(_unknown_model(model, self._prices), model=model) from None
+
+    def lifecycle_note(self, model: str, *, at: datetime | None = None) -> str:
+        """Say when the API stops, or stopped, serving a model; empty where no date is announced.
+
+        Raises:
+            UnknownModelError: the id is not listed.
+        """
+        retires_on = self.price(model).retires_on
+        if retires_on is None:
+            return ""
+        if retires_on <= _moment(at).date():
+            return f"{model} was retired on {retires_on}: the API refuses it."
+        return f"{model} will be retired on {retires_on}."
 
     def cost(self, model: str, usage: TokenUsage, *, at: datetime | None = None) -> Charge:
         """Price what a call used, exactly, rounded up once.

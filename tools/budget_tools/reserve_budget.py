@@ -91,6 +91,8 @@ async def reserve_budget(
         "dry_run": dry_run,
     }
     result = await _reserve(kit, spender, priced, body, can_be_repeated=bool(idempotency_key))
+    if model:
+        result.hint = " ".join(filter(None, (result.hint, kit.prices.lifecycle_note(model))))
     return answer(result, _text(result, dry_run=dry_run))
 
 

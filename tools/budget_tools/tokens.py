@@ -7,7 +7,7 @@ the API's own count deserves. They count what reaches the model: ``system``, ``t
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from budget_tools.errors import InvalidArgumentError
 
@@ -27,6 +27,9 @@ _LIKELY_TOKENS_NUMERATOR, _LIKELY_BYTES_DENOMINATOR = 2, 5
 # 4.7 and later); older ones stop at 1,568 (Anthropic, "Vision", image size).
 MOST_TOKENS_PER_IMAGE = 4_784
 
+MOST_PROMPT_TOKENS = 1_000_000
+"""The longest prompt that any Claude model takes; the API refuses a longer one (Anthropic, "Context windows")."""
+
 # The count endpoint is documented as an estimate that may differ by a small amount (Anthropic, "Token counting").
 _MARGIN_PERCENT = 2
 _MARGIN_TOKENS = 64
@@ -37,24 +40,32 @@ _COUNTED_FIELDS = ("system", "tools", "messages", "output_config")
 def most_input_tokens(request: Mapping[str, Any]) -> int:
     """Bound the input tokens of a Messages request from above, offline.
 
-    Text counts as its UTF-8 bytes in JSON, an image as the most that any image may cost.
+    Text counts as its UTF-8 bytes in JSON, an image as the most that any image may cost. A PDF, or a document by
+    reference, has as many tokens as its pages, which only the API sees: the request is then bounded by the longest
+    prompt that there is.
 
     Raises:
-        InvalidArgumentError: the request holds a document that only counting can bound, or is not valid JSON text.
+        InvalidArgumentError: the request is not valid JSON text.
     """
-    size_bytes, images = _measure(request)
-    return size_bytes * _MOST_TOKENS_PER_BYTE + images * MOST_TOKENS_PER_IMAGE + _FRAME_TOKENS
+    size = _measure(request)
+    if size.has_unseen:
+        return MOST_PROMPT_TOKENS
+    return size.text_bytes * _MOST_TOKENS_PER_BYTE + size.images * MOST_TOKENS_PER_IMAGE + _FRAME_TOKENS
 
 
 def likely_input_tokens(request: Mapping[str, Any]) -> int:
     """Estimate the input tokens of a Messages request, offline; the truth may lie on either side.
 
+    Where a document's pages cannot be seen, nothing is likely: it is the bound.
+
     Raises:
         InvalidArgumentError: as for ``most_input_tokens``.
     """
-    size_bytes, images = _measure(request)
-    text_tokens = -(-size_bytes * _LIKELY_TOKENS_NUMERATOR // _LIKELY_BYTES_DENOMINATOR)
-    return text_tokens + images * MOST_TOKENS_PER_IMAGE
+    size = _measure(request)
+    if size.has_unseen:
+        return MOST_PROMPT_TOKENS
+    text_tokens = -(-size.text_bytes * _LIKELY_TOKENS_NUMERATOR // _LIKELY_BYTES_DENOMINATOR)
+    return text_tokens + size.images * MOST_TOKENS_PER_IMAGE
 
 
 def with_margin(counted: int) -> int:
@@ -68,13 +79,28 @@ def with_margin(counted: int) -> int:
     return counted - (-counted * _MARGIN_PERCENT // 100) + _MARGIN_TOKENS
 
 
-def _measure(request: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the bytes of the request's text as JSON, and how many images stand beside it."""
+class _Size(NamedTuple):
+    """What a request holds: bytes of text as JSON, images beside it, and whether documents nobody here can see into."""
+
+    text_bytes: int
+    images: int
+    has_unseen: bool
+
+
+class _Beside:
+    """Counts what stands beside the text while a request is walked."""
+
+    images = 0
+    unseen = 0
+
+
+def _measure(request: Mapping[str, Any]) -> _Size:
     counted = {name: request[name] for name in _COUNTED_FIELDS if request.get(name) is not None}
+    beside = _Beside()
     try:
-        counted["messages"], images = _without_images_in(counted.get("messages"))
+        counted["messages"] = _text_in(counted.get("messages"), beside)
         text = json.dumps(counted, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return len(text.encode()), images
+        return _Size(len(text.encode()), beside.images, beside.unseen > 0)
     except UnicodeEncodeError as exc:
         raise InvalidArgumentError(
             "The request holds half of a surrogate pair, which is no valid text: remove or replace that character."
@@ -85,42 +111,38 @@ def _measure(request: Mapping[str, Any]) -> tuple[int, int]:
         raise InvalidArgumentError("The request holds values that JSON cannot carry, so it cannot be counted.") from exc
 
 
-def _without_images(block: Any) -> tuple[Any, int]:  # noqa: ANN401 - a message or block as the host sent it
-    """Copy a message or block with its images' data taken out, and count them.
+def _text_in(content: Any, beside: _Beside) -> Any:  # noqa: ANN401 - text or a list, as the host sent it
+    if not isinstance(content, list | tuple):
+        return content
+    return [_text_of(block, beside) for block in content]
+
+
+def _text_of(block: Any, beside: _Beside) -> Any:  # noqa: ANN401 - a message or block as the host sent it
+    """Copy a message or block without what is not text in it, and count that.
 
     Only places where the API reads content blocks are walked. What merely looks like an image elsewhere, in a tool's
     input for instance, is text to the API and is counted as text.
     """
     if not isinstance(block, Mapping):
-        return block, 0
+        return block
     match block.get("type"):
         case "image":
-            return {"type": "image"}, 1
+            beside.images += 1
+            return {"type": "image"}
         case "document":
-            return _without_images_in_document(block)
+            return _text_of_document(block, beside)
         case None | "tool_result":
-            kept, images = _without_images_in(block.get("content"))
-            return {**block, "content": kept}, images
+            return {**block, "content": _text_in(block.get("content"), beside)}
         case _:
-            return block, 0
+            return block
 
 
-def _without_images_in_document(block: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
+def _text_of_document(block: Mapping[str, Any], beside: _Beside) -> Mapping[str, Any]:
     match block.get("source"):
         case {"type": "text"}:
-            return block, 0
+            return block
         case {"type": "content", "content": content, **rest}:
-            kept, images = _without_images_in(content)
-            return {**block, "source": {**rest, "content": kept}}, images
+            return {**block, "source": {**rest, "content": _text_in(content, beside)}}
         case _:
-            raise InvalidArgumentError(
-                "A PDF or a document by reference cannot be bounded without the API's token count: give its text "
-                "instead, give the number of input tokens, or set ANTHROPIC_API_KEY."
-            )
-
-
-def _without_images_in(content: Any) -> tuple[Any, int]:  # noqa: ANN401 - text or a list, as the host sent it
-    if not isinstance(content, list | tuple):
-        return content, 0
-    walked = [_without_images(block) for block in content]
-    return [kept for kept, _ in walked], sum(images for _, images in walked)
+            beside.unseen += 1
+            return {"type": "document"}

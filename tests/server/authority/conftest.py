@@ -5,13 +5,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hypothesis import settings
 
 from contract.face import Face, plain_loopback
 from contract.harness import Clock
 from contract.local import EmbeddedAuthority, HttpAuthority, opened
-
-settings.register_profile("nightly", max_examples=2_000)
 
 
 @pytest.fixture
