@@ -102,7 +102,8 @@ async def measure_calls(directory: Path, effort: Effort) -> dict[str, Series]:
             reserves = [await _reserve_seconds(our_client, held) for _ in range(effort.calls_per_block)]
             # All are settled at once, so that no call meets reservations of earlier blocks that have expired.
             commits = [await _commit_seconds(our_client, held) for _ in range(effort.calls_per_block)]
-            return {"reserve_budget": reserves, "commit_usage": commits}
+            estimates = [await _estimate_seconds(our_client) for _ in range(effort.calls_per_block)]
+            return {"reserve_budget": reserves, "commit_usage": commits, "estimate_cost": estimates}
 
         return await measure_rounds(
             (bare, ours), rounds=effort.blocks, warm_up_rounds=2, limit_seconds=effort.blocks_limit_seconds
@@ -114,6 +115,14 @@ async def _no_op_seconds(client: Client) -> float:
     result = await client.call_tool("do_nothing", {})
     taken = time.perf_counter() - begun
     _content(result, is_done=True)
+    return taken
+
+
+async def _estimate_seconds(client: Client) -> float:
+    begun = time.perf_counter()
+    result = await client.call_tool("estimate_cost", {"model": "claude-sonnet-5-5", "input_tokens": 1_000})
+    taken = time.perf_counter() - begun
+    _content(result)
     return taken
 
 
@@ -152,6 +161,7 @@ async def measure(directory: Path, effort: Effort) -> tuple[Comparison, ...]:
         Comparison(work=START, ours=starts[START], baseline=starts[BARE_SERVER], target_ratio=1.25),
         Comparison(work="reserve_budget", ours=calls["reserve_budget"], baseline=no_op, target_ratio=1.5),
         Comparison(work="commit_usage", ours=calls["commit_usage"], baseline=no_op),
+        Comparison(work="estimate_cost", ours=calls["estimate_cost"], baseline=no_op),
     )
 
 
