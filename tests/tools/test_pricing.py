@@ -534,7 +534,7 @@ def test_an_entry_with_several_limits_is_read_tier_by_tier() -> None:
     tiers = [Tier(start=100, price=Decimal(2)), Tier(start=300, price=Decimal(3))]
     prices = ModelPrice(input_mtok=TieredPrices(base=Decimal(1), tiers=tiers), output_mtok=Decimal(9))
 
-    periods = price_data._entry_periods(ModelInfo(id="m", match=ClauseEquals(equals="m"), prices=prices))
+    periods = price_data.entry_periods(ModelInfo(id="m", match=ClauseEquals(equals="m"), prices=prices))
 
     assert periods is not None
     assert [
@@ -559,7 +559,7 @@ def test_an_entry_with_several_limits_is_read_tier_by_tier() -> None:
 )
 def test_an_entry_with_prices_of_another_kind_is_left_out(prices: Any) -> None:
     """Data that changes upstream must not be read as less than it says: better no price than a wrong one."""
-    assert price_data._entry_periods(ModelInfo(id="m", match=ClauseEquals(equals="m"), prices=prices)) is None
+    assert price_data.entry_periods(ModelInfo(id="m", match=ClauseEquals(equals="m"), prices=prices)) is None
 
 
 @pytest.mark.parametrize(

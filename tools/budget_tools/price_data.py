@@ -109,54 +109,61 @@ class ModelPrices:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Listing:
+class Listing:
+    """A model id that may have a price, and what no entry of genai-prices says of it."""
+
     model: str
     entry: str = ""
     """Key of the genai-prices entry; the id itself unless said otherwise."""
     us: bool = False
     retires_on: date | None = None
 
+    @property
+    def entry_key(self) -> str:
+        """Key of the genai-prices entry."""
+        return self.entry or self.model
+
 
 # The ids that Anthropic's SDK lists (anthropic 2.12, types/model.py), then older ones whose prices are still known. The
 # choice of geography came with Opus 4.6 and Sonnet 4.6; retirement dates are the SDK's (DEPRECATED_MODELS).
-_LISTINGS = (
-    _Listing(model="claude-fable-5-2", us=True),
-    _Listing(model="claude-fable-5-1", us=True),
-    _Listing(model="claude-fable-5", us=True),
-    _Listing(model="claude-mythos-5-2", us=True),
-    _Listing(model="claude-mythos-5-1", us=True),
-    _Listing(model="claude-mythos-5", us=True),
-    _Listing(model="claude-mythos-preview", us=True, retires_on=date(2026, 6, 30)),
-    _Listing(model="claude-opus-5-5", us=True),
-    _Listing(model="claude-opus-5", us=True),
-    _Listing(model="claude-opus-4-8", us=True),
-    _Listing(model="claude-opus-4-7", us=True),
-    _Listing(model="claude-opus-4-6", us=True),
-    _Listing(model="claude-opus-4-5"),
-    _Listing(model="claude-opus-4-5-20251101", entry="claude-opus-4-5"),
-    _Listing(model="claude-sonnet-5-5", us=True),
-    _Listing(model="claude-sonnet-5", us=True),
-    _Listing(model="claude-sonnet-4-6", us=True),
-    _Listing(model="claude-sonnet-4-5", retires_on=date(2026, 11, 30)),
-    _Listing(model="claude-sonnet-4-5-20250929", entry="claude-sonnet-4-5", retires_on=date(2026, 11, 30)),
-    _Listing(model="claude-haiku-5-5", us=True),
-    _Listing(model="claude-haiku-4-5"),
-    _Listing(model="claude-haiku-4-5-20251001", entry="claude-haiku-4-5"),
-    _Listing(model="claude-opus-4-1"),
-    _Listing(model="claude-opus-4-1-20250805", entry="claude-opus-4-1"),
-    _Listing(model="claude-opus-4-0", retires_on=date(2026, 6, 15)),
-    _Listing(model="claude-opus-4-20250514", entry="claude-opus-4-0", retires_on=date(2026, 6, 15)),
-    _Listing(model="claude-sonnet-4-0", retires_on=date(2026, 6, 15)),
-    _Listing(model="claude-sonnet-4-20250514", entry="claude-sonnet-4-0", retires_on=date(2026, 6, 15)),
-    _Listing(model="claude-3-7-sonnet-latest", retires_on=date(2026, 2, 19)),
-    _Listing(model="claude-3-7-sonnet-20250219", entry="claude-3-7-sonnet-latest", retires_on=date(2026, 2, 19)),
-    _Listing(model="claude-3-5-haiku-latest", retires_on=date(2026, 2, 19)),
-    _Listing(model="claude-3-5-haiku-20241022", entry="claude-3-5-haiku-latest", retires_on=date(2026, 2, 19)),
-    _Listing(model="claude-3-5-sonnet-20241022", entry="claude-3-5-sonnet"),
-    _Listing(model="claude-3-5-sonnet-20240620", entry="claude-3-5-sonnet"),
-    _Listing(model="claude-3-opus-20240229", entry="claude-3-opus-latest", retires_on=date(2026, 1, 5)),
-    _Listing(model="claude-3-sonnet-20240229", entry="claude-3-sonnet", retires_on=date(2025, 7, 21)),
-    _Listing(model="claude-3-haiku-20240307", entry="claude-3-haiku"),
+LISTINGS = (
+    Listing(model="claude-fable-5-2", us=True),
+    Listing(model="claude-fable-5-1", us=True),
+    Listing(model="claude-fable-5", us=True),
+    Listing(model="claude-mythos-5-2", us=True),
+    Listing(model="claude-mythos-5-1", us=True),
+    Listing(model="claude-mythos-5", us=True),
+    Listing(model="claude-mythos-preview", us=True, retires_on=date(2026, 6, 30)),
+    Listing(model="claude-opus-5-5", us=True),
+    Listing(model="claude-opus-5", us=True),
+    Listing(model="claude-opus-4-8", us=True),
+    Listing(model="claude-opus-4-7", us=True),
+    Listing(model="claude-opus-4-6", us=True),
+    Listing(model="claude-opus-4-5"),
+    Listing(model="claude-opus-4-5-20251101", entry="claude-opus-4-5"),
+    Listing(model="claude-sonnet-5-5", us=True),
+    Listing(model="claude-sonnet-5", us=True),
+    Listing(model="claude-sonnet-4-6", us=True),
+    Listing(model="claude-sonnet-4-5", retires_on=date(2026, 11, 30)),
+    Listing(model="claude-sonnet-4-5-20250929", entry="claude-sonnet-4-5", retires_on=date(2026, 11, 30)),
+    Listing(model="claude-haiku-5-5", us=True),
+    Listing(model="claude-haiku-4-5"),
+    Listing(model="claude-haiku-4-5-20251001", entry="claude-haiku-4-5"),
+    Listing(model="claude-opus-4-1"),
+    Listing(model="claude-opus-4-1-20250805", entry="claude-opus-4-1"),
+    Listing(model="claude-opus-4-0", retires_on=date(2026, 6, 15)),
+    Listing(model="claude-opus-4-20250514", entry="claude-opus-4-0", retires_on=date(2026, 6, 15)),
+    Listing(model="claude-sonnet-4-0", retires_on=date(2026, 6, 15)),
+    Listing(model="claude-sonnet-4-20250514", entry="claude-sonnet-4-0", retires_on=date(2026, 6, 15)),
+    Listing(model="claude-3-7-sonnet-latest", retires_on=date(2026, 2, 19)),
+    Listing(model="claude-3-7-sonnet-20250219", entry="claude-3-7-sonnet-latest", retires_on=date(2026, 2, 19)),
+    Listing(model="claude-3-5-haiku-latest", retires_on=date(2026, 2, 19)),
+    Listing(model="claude-3-5-haiku-20241022", entry="claude-3-5-haiku-latest", retires_on=date(2026, 2, 19)),
+    Listing(model="claude-3-5-sonnet-20241022", entry="claude-3-5-sonnet"),
+    Listing(model="claude-3-5-sonnet-20240620", entry="claude-3-5-sonnet"),
+    Listing(model="claude-3-opus-20240229", entry="claude-3-opus-latest", retires_on=date(2026, 1, 5)),
+    Listing(model="claude-3-sonnet-20240229", entry="claude-3-sonnet", retires_on=date(2025, 7, 21)),
+    Listing(model="claude-3-haiku-20240307", entry="claude-3-haiku"),
 )
 
 # Models of limited availability that genai-prices 0.2.3 has no entry for: US dollars per million tokens of input,
@@ -176,15 +183,14 @@ def read_prices(overrides_path: Path | None) -> dict[str, ModelPrices]:
         ConfigurationError: the user's table cannot be read or is not in the format above.
     """
     from genai_prices import __version__
-    from genai_prices.data import providers
 
-    entries = {entry.id: entry for provider in providers if provider.id == "anthropic" for entry in provider.models}
+    entries = anthropic_entries()
     book: dict[str, ModelPrices] = {}
-    for listing in _LISTINGS:
-        entry = entries.get(listing.entry or listing.model)
-        periods, source = (_entry_periods(entry) if entry else None), f"genai-prices {__version__}"
+    for listing in LISTINGS:
+        entry = entries.get(listing.entry_key)
+        periods, source = (entry_periods(entry) if entry else None), f"genai-prices {__version__}"
         if periods is None:
-            periods, source = _overlay_periods(listing.model), OVERLAY_SOURCE
+            periods, source = overlay_periods(listing.model), OVERLAY_SOURCE
         if periods is not None:
             book[listing.model] = ModelPrices(
                 model=listing.model,
@@ -198,6 +204,13 @@ def read_prices(overrides_path: Path | None) -> dict[str, ModelPrices]:
     return book
 
 
+def anthropic_entries() -> dict[str, "ModelInfo"]:
+    """Return what the installed genai-prices has of Anthropic's models, by the entry's own key."""
+    from genai_prices.data import providers
+
+    return {entry.id: entry for provider in providers if provider.id == "anthropic" for entry in provider.models}
+
+
 _ENTRY_KEYS = {
     "input_mtok",
     "output_mtok",
@@ -209,7 +222,7 @@ _ENTRY_KEYS = {
 _ENTRY_WEB_SEARCH_KEY = "web_searches_kcount"
 
 
-def _entry_periods(entry: "ModelInfo") -> tuple[PricePeriod, ...] | None:
+def entry_periods(entry: "ModelInfo") -> tuple[PricePeriod, ...] | None:
     """Convert an entry of genai-prices, or return ``None`` if it holds prices of a kind that would be misread."""
     from genai_prices.types import ModelPrice, StartDateConstraint
 
@@ -278,7 +291,8 @@ def _known(price: int | None) -> int:
     return price
 
 
-def _overlay_periods(model: str) -> tuple[PricePeriod, ...] | None:
+def overlay_periods(model: str) -> tuple[PricePeriod, ...] | None:
+    """Return the prices that the overlay has of a model, if any."""
     if model not in _OVERLAY:
         return None
     usd_input, usd_output, usd_write_5m, usd_write_1h, usd_read = _OVERLAY[model]
@@ -307,7 +321,7 @@ _MODEL_KEYS = (*_REQUIRED_KEYS, "cache_write_5m", "cache_write_1h", "cache_read"
 
 
 def _read_overrides(path: Path) -> dict[str, ModelPrices]:
-    listings = {listing.model: listing for listing in _LISTINGS}
+    listings = {listing.model: listing for listing in LISTINGS}
     return {
         model: ModelPrices(
             model=model,
