@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check format lock bench openapi clean
+.PHONY: demo test check format lock bench openapi pricing clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/cycles-budget-mcp demo
@@ -30,6 +30,12 @@ bench: $(VENV)/.runtime
 # The protocol's OpenAPI document is not part of this project: DOCUMENT says where it is.
 openapi: $(VENV)/.runtime $(VENV)/openapi/.ready
 	$(VENV)/openapi/bin/python tests/openapi/fuzz.py $(DOCUMENT)
+
+# The table at the end of the document; what is above its mark is written by hand.
+pricing: $(VENV)/.runtime
+	{ sed '/^<!-- make pricing/q' docs/pricing.md && echo \
+		&& env -u BUDGET_PRICES $(BIN)/cycles-budget-mcp prices --markdown; } > $(VENV)/pricing.md
+	mv $(VENV)/pricing.md docs/pricing.md
 
 lock: $(VENV)/.dev
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group build \

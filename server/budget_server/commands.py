@@ -55,9 +55,9 @@ def date_text(at_ms: int, time_zone: str = "") -> str:
     return f"{moment.astimezone(ZoneInfo(time_zone) if time_zone else None):%Y-%m-%d %H:%M}"
 
 
-def table_console() -> Console:
+def table_console(columns: int = _TABLE_COLUMNS) -> Console:
     """Give a console for a table, wide enough to be read in a log as well."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = max(console.width, _TABLE_COLUMNS)
+        console.width = max(console.width, columns)
     return console
