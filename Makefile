@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check format lock bench openapi pricing clean
+.PHONY: demo test check format lock bench openapi pricing prices-check clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/cycles-budget-mcp demo
@@ -37,6 +37,9 @@ pricing: $(VENV)/.runtime
 		&& env -u BUDGET_PRICES $(BIN)/cycles-budget-mcp prices --markdown; } > $(VENV)/pricing.md
 	mv $(VENV)/pricing.md docs/pricing.md
 
+prices-check: $(VENV)/.runtime $(VENV)/witness/.ready
+	$(BIN)/python tests/prices/witness.py $(VENV)/witness
+
 lock: $(VENV)/.dev
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group build \
 		--python-version 3.11 --output-file requirements.lock pyproject.toml
@@ -44,6 +47,8 @@ lock: $(VENV)/.dev
 		--constraint requirements.lock --python-version 3.11 --output-file requirements-dev.lock pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group openapi \
 		--python-version 3.11 --output-file requirements-openapi.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-deps --group witness \
+		--python-version 3.11 --output-file requirements-witness.lock
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
@@ -67,4 +72,11 @@ $(VENV)/openapi/.ready: requirements-openapi.lock | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)/openapi
 	$(VENV)/openapi/bin/python -m pip --disable-pip-version-check --quiet install \
 		--require-hashes --requirement requirements-openapi.lock
+	@touch $@
+
+# Their archives are only read: nothing of them is installed or run, and any platform's archive holds the same data.
+$(VENV)/witness/.ready: requirements-witness.lock | $(VENV)/bin/python
+	rm -rf $(VENV)/witness
+	$(PIP) download --require-hashes --no-deps --only-binary :all: --platform manylinux_2_28_x86_64 \
+		--python-version 3.11 --requirement requirements-witness.lock --dest $(VENV)/witness
 	@touch $@
