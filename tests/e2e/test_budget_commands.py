@@ -218,7 +218,8 @@ def test_a_closed_budget_stays_closed(environment: Environment) -> None:
 
     assert unasked.returncode != 0
     assert closed.returncode == 0
-    assert "closed, which is for good" in complaint_of(environment, "budget", "unfreeze")
+    for change in (["unfreeze"], ["fund", "1"], ["allocate", "9"], ["allocate", "9", "--period", "day"]):
+        assert "closed, which is for good" in complaint_of(environment, "budget", *change)
 
 
 def test_budgets_of_a_cycles_server_are_set_there(environment: Environment) -> None:

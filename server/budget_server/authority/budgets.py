@@ -79,11 +79,11 @@ def allocate(db: apsw.Connection, *, scope: str, tenant: str, unit: str, amount:
     """Set what is allocated to a scope, creating its budget where there is none.
 
     Raises:
-        InvalidArgumentError: less than is already spent, held or owed; nothing was written.
+        InvalidArgumentError: less than is already spent, held or owed, or it is closed; nothing was written.
     """
-    budget = _find(db, scope, unit)
-    if budget is None:
+    if _find(db, scope, unit) is None:
         return _insert(db, scope, tenant, unit, amount)
+    budget = _require(db, scope, unit)
     in_use = budget.spent + budget.reserved + budget.debt
     if amount < in_use:
         raise InvalidArgumentError(
@@ -98,7 +98,8 @@ def fund(db: apsw.Connection, *, scope: str, unit: str, amount: int) -> Budget:
     """Add to what is allocated; a debt is repaid from it first, and stays visible as spent.
 
     Raises:
-        InvalidArgumentError: there is no such budget, or it would leave the 64-bit range; nothing was written.
+        InvalidArgumentError: there is no such budget, it is closed, or it would leave the 64-bit range; nothing was
+            written.
     """
     budget = _require(db, scope, unit)
     if budget.allocated + amount > MAX_AMOUNT:
@@ -112,7 +113,7 @@ def set_period(db: apsw.Connection, *, scope: str, unit: str, period: str, time_
     """Choose how often a budget starts anew, first at the end of the current calendar period; ``none`` is never.
 
     Raises:
-        InvalidArgumentError: there is no such budget; nothing was written.
+        InvalidArgumentError: there is no such budget, or it is closed; nothing was written.
     """
     budget = _require(db, scope, unit)
     budget.period, budget.time_zone = period, time_zone
@@ -125,7 +126,7 @@ def limit_debt(db: apsw.Connection, *, scope: str, unit: str, overdraft_limit: i
     """Set how much a budget may owe; 0 forbids debt.
 
     Raises:
-        InvalidArgumentError: there is no such budget; nothing was written.
+        InvalidArgumentError: there is no such budget, or it is closed; nothing was written.
     """
     budget = _require(db, scope, unit)
     budget.limit_debt(overdraft_limit)
@@ -138,7 +139,7 @@ def set_caps(db: apsw.Connection, *, scope: str, unit: str, caps: str | None) ->
     """Set the caps that come with an ALLOW where this budget is the deepest (``parse_caps``), or none.
 
     Raises:
-        InvalidArgumentError: there is no such budget; nothing was written.
+        InvalidArgumentError: there is no such budget, or it is closed; nothing was written.
     """
     budget = _require(db, scope, unit)
     budget.caps = caps
@@ -171,11 +172,9 @@ def set_status(db: apsw.Connection, *, scope: str, unit: str, status: str) -> Bu
     """Freeze (``FROZEN``), unfreeze (``ACTIVE``) or close (``CLOSED``) a budget; what is held can still be settled.
 
     Raises:
-        InvalidArgumentError: there is no such budget, or it is closed, which is for good; nothing was written.
+        InvalidArgumentError: there is no such budget, or it is closed; nothing was written.
     """
     budget = _require(db, scope, unit)
-    if budget.status == "CLOSED":
-        raise InvalidArgumentError(f"The budget of {scope} in {unit} is closed, which is for good.")
     budget.status = status
     rows.save_budget(db, budget)
     if status == "CLOSED":
@@ -202,6 +201,8 @@ def _require(db: apsw.Connection, scope: str, unit: str) -> Budget:
     budget = _find(db, scope, unit)
     if budget is None:
         raise InvalidArgumentError(f"{scope} has no budget in {unit}: allocate one first.")
+    if budget.status == "CLOSED":
+        raise InvalidArgumentError(f"The budget of {scope} in {unit} is closed, which is for good.")
     return budget
 
 
