@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.table import Table
 
 from budget_server import quota_commands
@@ -13,7 +14,7 @@ from budget_server.authority.ledger import Ledger
 from budget_server.authority.periods import PERIODS
 from budget_server.commands import date_text, local_settings, opened_ledger, sentences, table_console
 from budget_tools.errors import InvalidArgumentError
-from budget_tools.money import MAX_AMOUNT, UNITS, USD_MICROCENTS, Money, parse_usd
+from budget_tools.money import MAX_AMOUNT, UNITS, USD_MICROCENTS, parse_usd
 
 app = typer.Typer(help="Show and set the budgets of this machine's ledger.", no_args_is_help=True)
 
@@ -140,20 +141,20 @@ def _amount(text: str, unit: str, *, name: str = "The amount") -> int:
 
 
 def _print(found: list[Budget]) -> None:
-    table = Table("scope", "unit", "status")
+    """Print the amounts as a table, and below it what holds beside them; nothing is cut short in a narrow terminal."""
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for column in ("scope", "status"):
+        table.add_column(column, overflow="fold")
     for column in ("allocated", "spent", "held", "owed", "remaining"):
-        table.add_column(column, justify="right")
-    has_terms = any(_terms(budget) for budget in found)
-    if has_terms:
-        table.add_column("terms")
+        table.add_column(column, justify="right", overflow="fold")
     for budget in found:
         amounts = (budget.allocated, budget.spent, budget.reserved, budget.debt, budget.remaining)
         status = f"{budget.status}, over its limit" if budget.is_over_limit else budget.status
-        terms = [_terms(budget)] if has_terms else []
-        table.add_row(
-            budget.scope, budget.unit, status, *(str(Money.of(amount, budget.unit)) for amount in amounts), *terms
-        )
+        table.add_row(budget.scope, status, *(budget.show(amount) for amount in amounts))
     table_console().print(table)
+    for budget in found:
+        if terms := _terms(budget):
+            typer.echo(f"{budget.scope} in {budget.unit}: {terms}.")
 
 
 def _terms(budget: Budget) -> str:
@@ -161,7 +162,7 @@ def _terms(budget: Budget) -> str:
     if budget.period_end_ms is not None:
         terms.append(f"per {budget.period}, anew {date_text(budget.period_end_ms, budget.time_zone)}")
     if budget.overdraft_limit:
-        terms.append(f"may owe {Money.of(budget.overdraft_limit, budget.unit)}")
+        terms.append(f"may owe {budget.show(budget.overdraft_limit)}")
     if budget.caps is not None:
         terms.append(f"caps {budget.caps}")
     return "; ".join(terms)
