@@ -5,11 +5,10 @@ from ipaddress import ip_address
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from budget_server.authority import keys
 from budget_server.authority.keys import ApiKey
-from budget_server.commands import date_text, local_settings, opened_ledger, sentences, table_console
+from budget_server.commands import date_text, local_settings, opened_ledger, plain_table, sentences, table_console
 from budget_server.services import open_ledger
 from budget_server.settings import Settings
 from budget_tools.errors import ConfigurationError, InvalidArgumentError
@@ -75,7 +74,7 @@ def list_keys() -> None:
     """List all API keys, revoked and expired ones too."""
     with sentences(), opened_ledger(local_settings()) as store:
         found, now_ms = store.run(lambda ledger: (keys.all_keys(ledger.db), ledger.now_ms))
-    table = Table("key", "tenant", "name", "starts with", "created", "state")
+    table = plain_table("key", "tenant", "name", "starts with", "created", "state")
     for key in found:
         table.add_row(key.key_id, key.tenant, key.name, key.prefix, date_text(key.created_at_ms), _state(key, now_ms))
     table_console().print(table)

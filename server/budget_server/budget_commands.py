@@ -4,15 +4,13 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 
 from budget_server import quota_commands
 from budget_server.authority import budgets
 from budget_server.authority.balance import Budget
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.periods import PERIODS
-from budget_server.commands import date_text, local_settings, opened_ledger, sentences, table_console
+from budget_server.commands import date_text, local_settings, opened_ledger, plain_table, sentences, table_console
 from budget_tools.errors import InvalidArgumentError
 from budget_tools.money import MAX_AMOUNT, UNITS, USD_MICROCENTS, parse_usd
 
@@ -142,11 +140,8 @@ def _amount(text: str, unit: str, *, name: str = "The amount") -> int:
 
 def _print(found: list[Budget]) -> None:
     """Print the amounts as a table, and below it what holds beside them; nothing is cut short in a narrow terminal."""
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for column in ("scope", "status"):
-        table.add_column(column, overflow="fold")
-    for column in ("allocated", "spent", "held", "owed", "remaining"):
-        table.add_column(column, justify="right", overflow="fold")
+    columns = ("allocated", "spent", "held", "owed", "remaining")
+    table = plain_table("scope", "status", *columns, amounts=columns)
     for budget in found:
         amounts = (budget.allocated, budget.spent, budget.reserved, budget.debt, budget.remaining)
         status = f"{budget.status}, over its limit" if budget.is_over_limit else budget.status

@@ -1,12 +1,14 @@
 """What the commands that work on this machine's ledger share: opening it, one sentence for what goes wrong, tables."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import typer
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from budget_server.authority.refusals import LedgerUnavailableError
 from budget_server.authority.store import LedgerStore
@@ -53,6 +55,14 @@ def date_text(at_ms: int, time_zone: str = "") -> str:
     """Show a moment to the minute, in a time zone or this machine's own."""
     moment = datetime.fromtimestamp(at_ms // 1_000, UTC)
     return f"{moment.astimezone(ZoneInfo(time_zone) if time_zone else None):%Y-%m-%d %H:%M}"
+
+
+def plain_table(*columns: str, amounts: Collection[str] = ()) -> Table:
+    """Begin a table whose cells are never cut short, however narrow the terminal: an id or an amount must be whole."""
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="right" if column in amounts else "left", overflow="fold")
+    return table
 
 
 def table_console(columns: int = _TABLE_COLUMNS) -> Console:

@@ -3,11 +3,10 @@
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from budget_server.authority import budgets, quotas
 from budget_server.authority.quotas import MAX_CALLS, WINDOWS, Quota
-from budget_server.commands import local_settings, opened_ledger, sentences, table_console
+from budget_server.commands import local_settings, opened_ledger, plain_table, sentences, table_console
 from budget_tools.errors import InvalidArgumentError
 
 app = typer.Typer(help="Limit how often an action kind may be reserved.", no_args_is_help=True)
@@ -41,7 +40,7 @@ def list_quotas() -> None:
     """List every quota of this ledger."""
     with sentences(), opened_ledger(local_settings()) as store:
         found = store.run(lambda ledger: quotas.all_quotas(ledger.db))
-    table = Table("scope", "action kind", "calls", "per")
+    table = plain_table("scope", "action kind", "calls", "per", amounts=["calls"])
     for quota in found:
         table.add_row(quota.scope, quota.action_kind, str(quota.max_calls), quota.window)
     table_console().print(table)

@@ -88,7 +88,7 @@ def test_a_budget_may_have_a_period_a_debt_and_caps(environment: Environment) ->
 
     shown = budget(environment, "allocate", "4", "--caps", '{"max_tokens": 900, "tool_allowlist": []}')
 
-    text = " ".join(shown.stdout.replace("│", " ").split())
+    text = " ".join(shown.stdout.split())
     assert "$4.00" in text
     assert "per week, anew" in text
     assert "may owe $0.50" in text
