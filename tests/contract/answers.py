@@ -28,11 +28,13 @@ def check_error(response: CyclesResponse, *, has_trace_id: bool, has_deny_detail
     error = wire.ErrorResponse.model_validate(body)
     assert error.message.strip()
     assert error.request_id == response.request_id
-    if has_deny_detail and response.status == 409 and error.error_code in _DENIALS:
+    if has_deny_detail and response.status == 409:
         assert error.details is not None
-        assert set(error.details["deny_detail"]) == {
-            "reason_code", "blocked_by_scope", "budget_remaining", "suggested_fix",
-        }  # fmt: skip
+        detail = error.details["deny_detail"]
+        assert detail["reason_code"] == response.body["error"]
+        assert detail["suggested_fix"].strip()
+        if error.error_code in _DENIALS:
+            assert set(detail) == {"reason_code", "blocked_by_scope", "budget_remaining", "suggested_fix"}
 
 
 def check_success(response: CyclesResponse, status: int, model: type[BaseModel] | None) -> None:
