@@ -4,10 +4,11 @@ import re
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 import pytest
+from anthropic.types import Model
 from mcp import Client
 
 from budget_server.app import create_server
@@ -92,6 +93,23 @@ async def test_where_nothing_fits_it_says_who_can_help(process: Open) -> None:
     told = await estimate(process("0.00000001"), model=SONNET, input_tokens=2_000_000_000)
 
     assert "raise the budget" in told["hint"]
+
+
+async def test_advice_never_stands_in_the_way_of_an_estimate(process: Open) -> None:
+    """So many tokens that a dearer model's bound is past all amounts: what was asked is still answered."""
+    told = await estimate(process(), model=HAIKU, input_tokens=3 * 10**16, max_output_tokens=1)
+
+    assert told["estimates"][0]["affordable"] is False
+    assert "raise the budget" in told["hint"]
+
+
+def test_no_model_is_advised_that_is_no_longer_offered() -> None:
+    """anthropic, types/model.py: an id may leave the list without a date."""
+    in_service = PriceBook.load().in_service(at=datetime(2026, 11, 24, tzinfo=UTC))
+    listed = {name for part in get_args(Model) for name in get_args(part)}
+
+    assert {OPUS, SONNET, HAIKU} <= set(in_service)
+    assert {model for model in in_service if model not in listed} == set()
 
 
 async def test_the_turns_of_a_loop_that_fit_are_counted_as_its_context_grows(process: Open) -> None:

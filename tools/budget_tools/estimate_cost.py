@@ -1,6 +1,7 @@
 """The tool ``estimate_cost``: what a call would cost, and whether the budget bears it."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate, takewhile
 from typing import Annotated, Any, Literal
 
@@ -243,11 +244,12 @@ def _ways_to_fit(prices: PriceBook, nearest: ModelEstimate, prompt: _Prompt, cal
         )
         if output_tokens:
             yield f"max_output_tokens of {output_tokens}"
-    worst_cases = {
-        model: sum(_bound(prices, model, prompt, call, turn) for turn in range(call.turns))
-        for model in prices.in_service()
-    }
-    cheaper = {model: amount for model, amount in worst_cases.items() if amount <= left}
+    cheaper: dict[str, int] = {}
+    for model in prices.in_service():
+        with suppress(InvalidArgumentError):  # past all amounts, which is no model to advise
+            worst_case = sum(_bound(prices, model, prompt, call, turn) for turn in range(call.turns))
+            if worst_case <= left:
+                cheaper[model] = worst_case
     if cheaper:
         model = max(cheaper, key=lambda each: cheaper[each])
         yield f"{model} at {Money.microcents(cheaper[model])}"

@@ -82,7 +82,7 @@ class ModelPrices:
     """All that is known of one model id's prices.
 
     ``periods`` ascend from the beginning of time. ``us_multiplier`` is ``None`` where the model offers no choice of
-    geography; ``retires_on`` where no date is announced.
+    geography; ``retires_on`` where no date is announced. ``is_offered`` says whether new work can be planned with it.
     """
 
     model: str
@@ -90,6 +90,7 @@ class ModelPrices:
     periods: tuple[PricePeriod, ...]
     us_multiplier: Fraction | None = None
     retires_on: date | None = None
+    is_offered: bool = True
 
     def on(self, day: date) -> PricePeriod:
         """Return the prices that hold on a day (UTC)."""
@@ -117,6 +118,8 @@ class Listing:
     """Key of the genai-prices entry; the id itself unless said otherwise."""
     us: bool = False
     retires_on: date | None = None
+    is_offered: bool = True
+    """Whether Anthropic's SDK still lists it; some ids have left its list without a date."""
 
     @property
     def entry_key(self) -> str:
@@ -149,8 +152,8 @@ LISTINGS = (
     Listing(model="claude-haiku-5-5", us=True),
     Listing(model="claude-haiku-4-5"),
     Listing(model="claude-haiku-4-5-20251001", entry="claude-haiku-4-5"),
-    Listing(model="claude-opus-4-1"),
-    Listing(model="claude-opus-4-1-20250805", entry="claude-opus-4-1"),
+    Listing(model="claude-opus-4-1", is_offered=False),
+    Listing(model="claude-opus-4-1-20250805", entry="claude-opus-4-1", is_offered=False),
     Listing(model="claude-opus-4-0", retires_on=date(2026, 6, 15)),
     Listing(model="claude-opus-4-20250514", entry="claude-opus-4-0", retires_on=date(2026, 6, 15)),
     Listing(model="claude-sonnet-4-0", retires_on=date(2026, 6, 15)),
@@ -159,11 +162,11 @@ LISTINGS = (
     Listing(model="claude-3-7-sonnet-20250219", entry="claude-3-7-sonnet-latest", retires_on=date(2026, 2, 19)),
     Listing(model="claude-3-5-haiku-latest", retires_on=date(2026, 2, 19)),
     Listing(model="claude-3-5-haiku-20241022", entry="claude-3-5-haiku-latest", retires_on=date(2026, 2, 19)),
-    Listing(model="claude-3-5-sonnet-20241022", entry="claude-3-5-sonnet"),
-    Listing(model="claude-3-5-sonnet-20240620", entry="claude-3-5-sonnet"),
+    Listing(model="claude-3-5-sonnet-20241022", entry="claude-3-5-sonnet", is_offered=False),
+    Listing(model="claude-3-5-sonnet-20240620", entry="claude-3-5-sonnet", is_offered=False),
     Listing(model="claude-3-opus-20240229", entry="claude-3-opus-latest", retires_on=date(2026, 1, 5)),
     Listing(model="claude-3-sonnet-20240229", entry="claude-3-sonnet", retires_on=date(2025, 7, 21)),
-    Listing(model="claude-3-haiku-20240307", entry="claude-3-haiku"),
+    Listing(model="claude-3-haiku-20240307", entry="claude-3-haiku", is_offered=False),
 )
 
 # Models of limited availability that genai-prices 0.2.3 has no entry for: US dollars per million tokens of input,
@@ -198,6 +201,7 @@ def read_prices(overrides_path: Path | None) -> dict[str, ModelPrices]:
                 periods=periods,
                 us_multiplier=US_MULTIPLIER if listing.us else None,
                 retires_on=listing.retires_on,
+                is_offered=listing.is_offered,
             )
     if overrides_path is not None:
         book |= _read_overrides(overrides_path)

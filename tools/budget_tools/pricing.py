@@ -119,10 +119,13 @@ class PriceBook:
         return tuple(sorted(self._prices))
 
     def in_service(self, *, at: datetime | None = None) -> tuple[str, ...]:
-        """Every id that has a price and no retirement behind it, in alphabetical order."""
+        """Every id that new work can be planned with, in alphabetical order: offered, and not retired."""
         today = _moment(at).date()
-        retirements = {model: prices.retires_on for model, prices in self._prices.items()}
-        return tuple(sorted(model for model, day in retirements.items() if day is None or day > today))
+        return tuple(
+            model
+            for model in self.models
+            if (prices := self._prices[model]).is_offered and (prices.retires_on is None or prices.retires_on > today)
+        )
 
     def price(self, model: str) -> ModelPrices:
         """Return what is known of a model's prices.

@@ -124,10 +124,12 @@ def _give_back(db: apsw.Connection, row: Reservation, **settled: "apsw.SQLiteVal
 
 
 def _leave(db: apsw.Connection, row: Reservation, **settled: "apsw.SQLiteValue") -> None:
+    """Change the state that the row was loaded with: a reservation that has left it meanwhile is not settled twice."""
     names = ", ".join(f"{name} = ?" for name in settled)
     db.execute(
         f"UPDATE reservations SET {names}"  # noqa: S608 - the names are ours
-        " WHERE reservation_id = ? AND (state = 'ACTIVE' OR (state = 'COMMITTED' AND settled_by = 'expiry'))",
-        (*settled.values(), row.reservation_id),
+        " WHERE reservation_id = ? AND state = ? AND settled_by IS ?",
+        (*settled.values(), row.reservation_id, row.state, row.settled_by),
     )
     assert db.changes() == 1, f"reservation {row.reservation_id} is settled once"
+    assert row.state == "ACTIVE" or row.is_provisional, f"reservation {row.reservation_id} had been settled"
