@@ -1,36 +1,45 @@
-"""What is said of a delegation: plain data that the tools show, without anything that runs one.
+"""What is said of a delegation: plain data that the tools show and the store keeps, without anything that runs one.
 
 Kept apart because a host lists the tools at every start, and most conversations delegate nothing.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from budget_tools.money import Money
 from budget_tools.subjects import Subject
 
 Status = Literal["completed", "running", "budget_exhausted", "max_turns", "cancelled", "refused", "failed"]
 
+RESUMABLE: frozenset[Status] = frozenset({"budget_exhausted", "max_turns", "cancelled", "failed"})
+"""How a delegation may have stopped and yet have something left to do."""
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
-    """What is delegated, and the caller's limits."""
+
+class Task(BaseModel):
+    """What is delegated, and the caller's limits; equal to another where a caller that repeats itself gave it."""
+
+    model_config = ConfigDict(frozen=True)
 
     task: str
-    context: str
-    system: str
+    context: str = ""
+    system: str = ""
     model: str
+    fallback_models: tuple[str, ...] = ()
     max_turns: int
     max_output_tokens: int
-    budget_microcents: int | None
-    tools: tuple[str, ...]
-    subject: Subject
+    budget_microcents: int | None = None
+    """Most that the delegation may be charged over its whole life, in microcents; ``None`` where nothing was said."""
+    tools: tuple[str, ...] = ()
+    output_schema: dict[str, Any] | None = None
+    levels: dict[str, str]
+    """Whose budget: the subject's levels, by name."""
+    dimensions: dict[str, str] = {}
 
-    def is_same_as(self, other: "Task") -> bool:
-        """Whether a caller that repeats itself would have given the other one; subjects compare by what they say."""
-        return replace(self, subject=other.subject) == other and self.subject.wire() == other.subject.wire()
+    @property
+    def subject(self) -> Subject:
+        """Whose budget is drawn on."""
+        return Subject(self.levels, self.dimensions)
 
 
 class ToolCallRecord(BaseModel):
@@ -39,6 +48,7 @@ class ToolCallRecord(BaseModel):
     name: str
     ok: bool
     duration_ms: int
+    charged: Money | None = Field(None, description="What the call itself cost, where its tool has a price.")
 
 
 class TurnRecord(BaseModel):
