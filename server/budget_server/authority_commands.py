@@ -108,11 +108,11 @@ def _listen(host: str, port: int) -> socket.socket:
 def _serve(settings: Settings, listener: socket.socket) -> None:
     import uvicorn  # here: no other command needs the HTTP stack
 
-    from budget_server.authority.async_ledger import AsyncLedger
     from budget_server.authority.http import create_app
-    from budget_server.authority.writer import Writer
+    from budget_server.storage.asynchronous import AsyncFile
+    from budget_server.storage.writer import Writer
 
-    app = create_app(AsyncLedger(Writer(open_ledger(settings))))
+    app = create_app(AsyncFile(Writer(open_ledger(settings))))
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS
     )

@@ -7,9 +7,9 @@ import apsw
 import typer
 
 from budget_server.authority.audit import MAX_FINDINGS, audit
-from budget_server.authority.store import wall_ms
 from budget_server.commands import local_settings, sentences
 from budget_server.services import LEDGER_FILE
+from budget_server.storage.file import wall_ms
 from budget_tools.errors import ConfigurationError
 
 

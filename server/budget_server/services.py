@@ -56,7 +56,7 @@ class Services:
 
             return AsyncCyclesClient(self._cycles_config)
         from budget_server.authority.client import EmbeddedCyclesClient
-        from budget_server.authority.writer import Writer
+        from budget_server.storage.writer import Writer
 
         return EmbeddedCyclesClient(Writer(self._store), self._cycles_config)
 

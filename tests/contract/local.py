@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from runcycles import AsyncCyclesClient, CyclesConfig
 
 from budget_server.authority import keys
-from budget_server.authority.async_ledger import AsyncLedger
 from budget_server.authority.client import EmbeddedCyclesClient
 from budget_server.authority.http import create_app
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.store import LedgerStore
-from budget_server.authority.writer import Writer
+from budget_server.storage.asynchronous import AsyncFile
+from budget_server.storage.writer import Writer
 from contract.face import Face
 from contract.harness import Authority, Clock
 
@@ -142,7 +142,7 @@ class HttpAuthority(EmbeddedAuthority):
     def reopen(self) -> None:
         """Open the ledger, as a process that has just started."""
         super().reopen()
-        self._face.app = create_app(AsyncLedger(self.writer))
+        self._face.app = create_app(AsyncFile(self.writer))
 
     def _connect(self) -> None:
         _, secret = self.run(

@@ -8,13 +8,13 @@ import pytest
 from mcp import Client
 
 from budget_server.authority import keys
-from budget_server.authority.async_ledger import AsyncLedger
 from budget_server.authority.budgets import allocate_first
 from budget_server.authority.http import create_app
 from budget_server.authority.store import LedgerStore
-from budget_server.authority.writer import Writer
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
 from budget_server.services import LEDGER_FILE
+from budget_server.storage.asynchronous import AsyncFile
+from budget_server.storage.writer import Writer
 from contract.face import Face
 from hosting import Environment, call, ledger_balance, refused
 
@@ -30,7 +30,7 @@ def remote(environment: Environment, tmp_path: Path, face: Face) -> Iterator[Pat
         lambda ledger: keys.create(ledger.db, tenant="acme", name="", now_ms=ledger.now_ms, expires_at_ms=None)
     )
     writer = Writer(store)
-    face.app = create_app(AsyncLedger(writer))
+    face.app = create_app(AsyncFile(writer))
     del environment["BUDGET_USD"]
     environment |= {"CYCLES_BASE_URL": face.address, "CYCLES_API_KEY": secret, "CYCLES_TENANT": "acme"}
     yield tmp_path / "remote"

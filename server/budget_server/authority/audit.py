@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import apsw
 
-from budget_server.authority.schema import APPLICATION_ID, MIGRATIONS, migrate
+from budget_server.authority.schema import APPLICATION_ID, LEDGER_KIND, MIGRATIONS
 
 MAX_FINDINGS = 100
 """Most findings that are told; a broken file can have one for every row."""
@@ -106,7 +106,7 @@ def _schema(db: apsw.Connection) -> set[tuple[str, str]]:
 def _schema_as_migrated() -> set[tuple[str, str]]:
     model = apsw.Connection(":memory:")
     try:
-        migrate(model)
+        LEDGER_KIND.migrate(model)
         return _schema(model)
     finally:
         model.close()

@@ -3,7 +3,8 @@
 Upper layers, and the client library's own stream reservations, heartbeat, retries and journal, cannot tell it from an
 HTTP client: the same methods, the same ``CyclesResponse`` objects, errors included.
 
-Cancelling a call never leaves it in doubt (``async_ledger.py``); a reservation that nobody will hear of is withdrawn.
+Cancelling a call never leaves it in doubt (``storage/asynchronous.py``); a reservation that nobody will hear of is
+withdrawn.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,6 @@ from pydantic import BaseModel
 from runcycles import AsyncCyclesClient, CyclesConfig, CyclesResponse
 
 from budget_server.authority import listing
-from budget_server.authority.async_ledger import AsyncLedger
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.refusals import LedgerUnavailableError, Refusal
 from budget_server.authority.replay import Answer
@@ -27,7 +27,8 @@ from budget_server.authority.requests import (
     ReserveRequest,
     parse,
 )
-from budget_server.authority.writer import Writer
+from budget_server.storage.asynchronous import AsyncFile
+from budget_server.storage.writer import Writer
 from budget_tools.ids import time_ordered_id
 from budget_tools.scopes import LEVELS
 
@@ -43,9 +44,9 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
         config: what the client library reads: subject defaults, journal directory, time-outs.
     """
 
-    def __init__(self, writer: Writer, config: CyclesConfig) -> None:
+    def __init__(self, writer: Writer[Ledger], config: CyclesConfig) -> None:
         # super().__init__ would only build an HTTP client that is never used.
-        self.ledger = AsyncLedger(writer)
+        self.ledger = AsyncFile(writer)
         self._config = config
         assert config.tenant, "an embedded authority speaks for a tenant"
         self._tenant = config.tenant

@@ -26,7 +26,6 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from budget_server.authority import keys, listing
-from budget_server.authority.async_ledger import AsyncLedger
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.refusals import LedgerUnavailableError, Refusal
 from budget_server.authority.replay import Answer
@@ -40,6 +39,7 @@ from budget_server.authority.requests import (
     ReserveRequest,
     parse,
 )
+from budget_server.storage.asynchronous import AsyncFile
 from budget_tools.ids import time_ordered_id
 
 RequestT = TypeVar("RequestT", bound=Request)
@@ -59,7 +59,7 @@ _JSON_TYPE = re.compile(r"application/(?:[\w.-]+\+)?json", re.ASCII)
 _TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
 
 
-def create_app(ledger: AsyncLedger) -> Starlette:
+def create_app(ledger: AsyncFile[Ledger]) -> Starlette:
     """Build the API over a ledger, which is closed when the server that runs it shuts down."""
 
     @asynccontextmanager
@@ -128,7 +128,7 @@ class _Correlation:
 class _Api:
     """Turns HTTP requests into operations of the ledger, and what came of them into responses."""
 
-    def __init__(self, ledger: AsyncLedger) -> None:
+    def __init__(self, ledger: AsyncFile[Ledger]) -> None:
         self._ledger = ledger
 
     def write(self, path: str, model: type[RequestT], act: Callable[[Ledger, str, str, RequestT], Answer]) -> Route:

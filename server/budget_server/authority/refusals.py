@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from budget_server.storage.errors import StorageUnavailableError
+
 
 class Refusal(Exception):  # noqa: N818 - the protocol's word; most refusals are ordinary answers
     """A protocol error answer (Cycles v0, ErrorResponse); the operation wrote nothing.
@@ -30,8 +32,5 @@ def deny_detail(reason_code: str, suggested_fix: str, **where: object) -> dict[s
     return {"deny_detail": {"reason_code": reason_code, **where, "suggested_fix": suggested_fix}}
 
 
-class LedgerUnavailableError(Exception):
-    """The ledger gave no definite answer: busy past the deadline, disk full, read-only or damaged.
-
-    Nothing of the operation was written; the same idempotency key may be sent again.
-    """
+LedgerUnavailableError = StorageUnavailableError
+"""The ledger gave no definite answer; nothing was written, and the same idempotency key may be sent again."""

@@ -4,11 +4,9 @@ Migrations are functions appended to ``MIGRATIONS`` and never edited once releas
 Every table is STRICT: a plain SQLite column would turn an integer past 64 bits into a float without a word.
 """
 
-from collections.abc import Callable
-
 import apsw
 
-from budget_tools.errors import ConfigurationError
+from budget_server.storage.schema import FileKind, Migration
 
 APPLICATION_ID = 0x43594C31
 """``CYL1`` in the SQLite header, so that a foreign database is not taken for a ledger."""
@@ -186,31 +184,6 @@ def _m002_periods_quotas_keys(db: apsw.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Callable[[apsw.Connection], None], ...] = (_m001_ledger, _m002_periods_quotas_keys)
+MIGRATIONS: tuple[Migration, ...] = (_m001_ledger, _m002_periods_quotas_keys)
 
-
-def check_ours(db: apsw.Connection, path: str) -> None:
-    """Refuse a file that is not a ledger this version knows, before anything is written to it.
-
-    Raises:
-        ConfigurationError: the file is another program's database, or a later version's ledger.
-    """
-    version = db.pragma("user_version")
-    application_id = db.pragma("application_id")
-    is_empty = db.execute("SELECT count(*) FROM sqlite_schema").get == 0
-    if application_id != APPLICATION_ID and not (is_empty and version == 0):
-        raise ConfigurationError(f"{path} is not a budget ledger: point BUDGET_DATA_DIR at another directory.")
-    if version > len(MIGRATIONS):
-        raise ConfigurationError(
-            f"{path} was written by a later version (schema {version}, this one knows {len(MIGRATIONS)}): "
-            "upgrade cycles-budget-mcp."
-        )
-
-
-def migrate(db: apsw.Connection) -> None:
-    """Bring a ledger to the newest schema; the caller holds the ledger's lock and an open write transaction."""
-    version = db.pragma("user_version")
-    for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
-        migration(db)
-        db.pragma("user_version", number)
-    db.pragma("application_id", APPLICATION_ID)
+LEDGER_KIND = FileKind(noun="budget ledger", contents="budgets", application_id=APPLICATION_ID, migrations=MIGRATIONS)

@@ -147,7 +147,7 @@ def test_it_reads_one_moment_beside_servers_that_work(ledger: Path) -> None:
         during: list[list[str]] = []
 
         def half_done(_: object) -> None:
-            authority.writer._store._db.execute("UPDATE budgets SET spent = spent + 1, remaining = remaining - 1")
+            authority.writer._file._db.execute("UPDATE budgets SET spent = spent + 1, remaining = remaining - 1")
             during.append(audit(ledger, NOON_MS + 10_000).findings)
             raise RuntimeError("undo")
 

@@ -12,7 +12,7 @@ from budget_server.authority.budgets import allocate_first
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.refusals import LedgerUnavailableError, Refusal
 from budget_server.authority.store import LedgerStore
-from budget_server.authority.writer import MAX_GROUP, Writer
+from budget_server.storage.writer import MAX_GROUP, Writer
 from contract.harness import Clock
 
 
@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> Iterator[LedgerStore]:
 
 
 @pytest.fixture
-def writer(store: LedgerStore) -> Iterator[Writer]:
+def writer(store: LedgerStore) -> Iterator[Writer[Ledger]]:
     """A thread over it."""
     writer = Writer(store)
     yield writer
@@ -82,7 +82,7 @@ def overflow(ledger: Ledger) -> int:
 class Held:
     """Keeps the thread busy, so that what is handed over meanwhile forms one group."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer[Ledger]) -> None:
         self._entered, self._go_on = threading.Event(), threading.Event()
         self.future = writer.submit(self._wait)
         assert self._entered.wait(5)
@@ -107,7 +107,7 @@ class Held:
     ],
 )
 def test_an_operation_that_fails_undoes_itself_and_none_of_its_group(
-    writer: Writer, operation: object, error: type[Exception]
+    writer: Writer[Ledger], operation: object, error: type[Exception]
 ) -> None:
     """Group commit: a savepoint each; each caller gets what is its own."""
     assert callable(operation)
@@ -122,7 +122,7 @@ def test_an_operation_that_fails_undoes_itself_and_none_of_its_group(
     assert writer.submit(spent).result(5) == 2
 
 
-def test_what_waits_together_is_written_together(store: LedgerStore, writer: Writer) -> None:
+def test_what_waits_together_is_written_together(store: LedgerStore, writer: Writer[Ledger]) -> None:
     """Group commit: one flush for all that came while the last one was on its way, up to a limit."""
     commits: list[int] = []
 
@@ -142,7 +142,7 @@ def test_what_waits_together_is_written_together(store: LedgerStore, writer: Wri
     assert store.path.exists()
 
 
-def test_a_future_that_was_cancelled_in_time_is_not_run(writer: Writer) -> None:
+def test_a_future_that_was_cancelled_in_time_is_not_run(writer: Writer[Ledger]) -> None:
     """concurrent.futures: cancelled before it ran; the thread goes on for the others."""
     held = Held(writer)
     futures = [writer.submit(spend) for _ in range(3)]
@@ -155,7 +155,7 @@ def test_a_future_that_was_cancelled_in_time_is_not_run(writer: Writer) -> None:
         futures[1].result(5)
 
 
-def test_closing_finishes_what_was_handed_over(store: LedgerStore, writer: Writer) -> None:
+def test_closing_finishes_what_was_handed_over(store: LedgerStore, writer: Writer[Ledger]) -> None:
     """Nothing that was accepted is dropped."""
     held = Held(writer)
     futures = [writer.submit(spend) for _ in range(2 * MAX_GROUP)]
@@ -170,7 +170,7 @@ def test_closing_finishes_what_was_handed_over(store: LedgerStore, writer: Write
         assert reopened.run(spent) == 2 * MAX_GROUP
 
 
-def test_after_closing_every_call_is_answered(store: LedgerStore, writer: Writer) -> None:
+def test_after_closing_every_call_is_answered(store: LedgerStore, writer: Writer[Ledger]) -> None:
     """A call that comes too late gets an answer at once, and nothing is written; closing again does nothing."""
     writer.close()
     writer.close()

@@ -1,6 +1,6 @@
-"""Who may use the ledger's connection, and when: one operation at once, or a thread that works through groups.
+"""Who may use a file's connection, and when: one operation at once, or a thread that works through groups.
 
-A lone operation on an idle ledger runs at once in its caller's thread, which costs less than handing it over.
+A lone operation on an idle file runs at once in its caller's thread, which costs less than handing it over.
 Everything else goes to the writer's own thread, so that neither a wait for another process, nor a queue, nor a slow
 disk holds an event loop. What arrives there while a transaction is on its way forms the next group (group commit):
 under load many operations share one flush. A future is resolved only after its COMMIT returned.
@@ -9,13 +9,11 @@ under load many operations share one flush. A future is resolved only after its 
 import queue
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from budget_server.authority.ledger import Ledger
-from budget_server.authority.refusals import LedgerUnavailableError
-from budget_server.authority.store import LedgerStore
+from budget_server.storage.errors import StorageUnavailableError
+from budget_server.storage.file import DurableFile, Operation, ViewT
 
 T = TypeVar("T")
 
@@ -25,33 +23,33 @@ MAX_GROUP = 64
 SLOW_SECONDS = 0.005
 """Where transactions take longer than this on average, they are no longer cheap for whoever waits beside them."""
 
-_Work = tuple[Callable[[Ledger], Any], "Future[Any]"]
+_Work = tuple[Operation[ViewT, Any], "Future[Any]"]
 
 
-class Writer:
-    """Runs operations on a store, in the order in which they came."""
+class Writer(Generic[ViewT]):
+    """Runs operations on a file, in the order in which they came."""
 
-    def __init__(self, store: LedgerStore) -> None:
-        self._store = store
-        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+    def __init__(self, file: DurableFile[ViewT]) -> None:
+        self._file = file
+        self._queue: queue.SimpleQueue[_Work[ViewT] | None] = queue.SimpleQueue()
         self._is_closed = False
         self._door = threading.Lock()  # nothing is handed over behind the last of the queue
         self._connection = threading.Lock()  # the turnstile keeps processes apart, not the threads of one
         self._usual_seconds = 0.0
-        self._thread = threading.Thread(target=self._serve, name="budget-ledger", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name=file.kind.noun.replace(" ", "-"), daemon=True)
         self._thread.start()
 
-    def submit(self, operation: Callable[[Ledger], T]) -> "Future[T]":
-        """Hand an operation over; the future ends with its result, its ``Refusal``, or ``LedgerUnavailableError``."""
+    def submit(self, operation: Operation[ViewT, T]) -> "Future[T]":
+        """Hand an operation over; it ends with its result, its own exception or ``StorageUnavailableError``."""
         future: Future[T] = Future()
         with self._door:
             if self._is_closed:
-                future.set_exception(LedgerUnavailableError("The budget ledger is closed."))
+                future.set_exception(StorageUnavailableError(f"The {self._file.kind.noun} is closed."))
             else:
                 self._queue.put((operation, future))
         return future
 
-    def try_now(self, operation: Callable[[Ledger], T]) -> "Future[T] | None":
+    def try_now(self, operation: Operation[ViewT, T]) -> "Future[T] | None":
         """Run an operation in this thread, if that takes no waiting and the disk has been quick of late.
 
         Returns:
@@ -65,8 +63,8 @@ class Writer:
             started = time.monotonic()
             future: Future[T] = Future()
             try:
-                outcomes = self._store.transact_now([operation])
-            except LedgerUnavailableError as exc:
+                outcomes = self._file.transact_now([operation])
+            except StorageUnavailableError as exc:
                 future.set_exception(exc)
                 return future
             if outcomes is None:
@@ -78,19 +76,19 @@ class Writer:
         return future
 
     def close(self) -> None:
-        """Finish what was handed over and close the store; what comes later is refused, closing again does nothing."""
+        """Finish what was handed over and close the file; what comes later is refused, closing again does nothing."""
         with self._door:
             if self._is_closed:
                 return
             self._is_closed = True
             self._queue.put(None)
         self._thread.join()
-        self._store.close()
+        self._file.close()
 
     def _serve(self) -> None:
         is_open = True
         while is_open:
-            group: list[_Work] = []
+            group: list[_Work[ViewT]] = []
             work = self._queue.get()
             while work is not None:
                 group.append(work)
@@ -105,13 +103,13 @@ class Writer:
             if group:
                 self._commit(group)
 
-    def _commit(self, group: list[_Work]) -> None:
+    def _commit(self, group: list[_Work[ViewT]]) -> None:
         # From here on a future cannot be cancelled; one that was is not run.
         group = [work for work in group if work[1].set_running_or_notify_cancel()]
         try:
             with self._connection:
                 started = time.monotonic()
-                outcomes = self._store.transact([operation for operation, _ in group])
+                outcomes = self._file.transact([operation for operation, _ in group])
                 self._note_duration(started)
         except Exception as exc:
             outcomes = [exc] * len(group)

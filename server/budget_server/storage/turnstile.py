@@ -1,85 +1,59 @@
-"""A fair lock between processes that share one ledger file.
+"""A fair lock between processes that share one file.
 
 SQLite's own waiting starves: of eight saturated writers one may do all the work while another waits for seconds. Here a
 writer first takes the *gate*, and only the holder of the gate may wait for the *lock*; it passes the gate on once it
 has the lock. So everyone waits for at most the writers that came before. Both are advisory locks on small files
-beside the ledger, which the kernel drops when their process dies.
+beside the shared one, which the kernel drops when their process dies.
 """
 
 import os
 import random
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from budget_server.authority.refusals import LedgerUnavailableError
+from budget_server.storage.errors import StorageUnavailableError
+from budget_server.storage.locks import try_lock, unlock
 from budget_tools.errors import ConfigurationError
 
 GATE_POLL_SECONDS = 0.0003
 LOCK_POLL_SECONDS = 0.00005
 
-if sys.platform == "win32":  # pragma: no cover - not tried on Windows
-    import msvcrt
-
-    def _try_lock(fd: int) -> bool:
-        os.lseek(fd, 0, os.SEEK_SET)
-        try:
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-    def _unlock(fd: int) -> None:
-        os.lseek(fd, 0, os.SEEK_SET)
-        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
-
-else:
-    import fcntl
-
-    def _try_lock(fd: int) -> bool:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _unlock(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_UN)
-
 
 class Turnstile:
-    """A context manager around every transaction, checkpoint and migration of one ledger.
+    """A context manager around every transaction, checkpoint and migration of one file.
 
     Args:
-        ledger_path: the ledger; the lock files stand beside it.
+        path: the file; the lock files stand beside it.
+        noun: what people call the file.
         deadline_seconds: longest wait before giving up.
 
     Raises:
         ConfigurationError: the lock files cannot be made.
     """
 
-    def __init__(self, ledger_path: Path, *, deadline_seconds: float) -> None:
+    def __init__(self, path: Path, *, noun: str, deadline_seconds: float) -> None:
+        self._noun = noun
         self._deadline_seconds = deadline_seconds
         with ExitStack() as undo:
-            self._gate = _open(ledger_path.with_name(ledger_path.name + ".gate"))
+            self._gate = _open(path.with_name(path.name + ".gate"))
             undo.callback(os.close, self._gate)
-            self._lock = _open(ledger_path.with_name(ledger_path.name + ".lock"))
+            self._lock = _open(path.with_name(path.name + ".lock"))
             undo.pop_all()
 
     def __enter__(self) -> None:
         """Wait for our turn.
 
         Raises:
-            LedgerUnavailableError: another process held the ledger past the deadline; nothing was written.
+            StorageUnavailableError: another process held the file past the deadline; nothing was written.
         """
         deadline = time.monotonic() + self._deadline_seconds
         self._acquire(self._gate, GATE_POLL_SECONDS, deadline)
         try:
             self._acquire(self._lock, LOCK_POLL_SECONDS, deadline)
         finally:
-            _unlock(self._gate)
+            unlock(self._gate)
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -89,24 +63,24 @@ class Turnstile:
 
     def try_enter(self) -> bool:
         """Enter only where nobody else is inside or waiting; whoever entered must ``leave``."""
-        if not _try_lock(self._gate):
+        if not try_lock(self._gate):
             return False
         try:
-            return _try_lock(self._lock)
+            return try_lock(self._lock)
         finally:
-            _unlock(self._gate)
+            unlock(self._gate)
 
     def leave(self) -> None:
         """Let the next one in."""
-        _unlock(self._lock)
+        unlock(self._lock)
 
     @property
     def has_guarded(self) -> bool:
-        """Whether there has been a ledger behind this, so that one that is empty now was emptied."""
+        """Whether there has been a file of ours behind this, so that one that is empty now was emptied."""
         return os.fstat(self._lock).st_size > 0
 
     def note_guarded(self) -> None:
-        """Remember that there is a ledger behind this."""
+        """Remember that there is a file of ours behind this."""
         if not self.has_guarded:
             os.pwrite(self._lock, b"1", 0)
 
@@ -116,10 +90,10 @@ class Turnstile:
         os.close(self._lock)
 
     def _acquire(self, fd: int, poll_seconds: float, deadline: float) -> None:
-        while not _try_lock(fd):
+        while not try_lock(fd):
             if time.monotonic() > deadline:
-                raise LedgerUnavailableError(
-                    f"The budget ledger was busy for {self._deadline_seconds:g} s: another process holds it; try again."
+                raise StorageUnavailableError(
+                    f"The {self._noun} was busy for {self._deadline_seconds:g} s: another process holds it; try again."
                 )
             # Uneven steps keep waiters from polling in lockstep.
             time.sleep(poll_seconds * (0.5 + random.random()))  # noqa: S311 - not a secret

@@ -1,37 +1,37 @@
-"""The ledger for coroutines: an operation runs durably, and a caller that is cancelled is never left in doubt.
+"""A file for coroutines: an operation runs durably, and a caller that is cancelled is never left in doubt.
 
-What was handed to the ledger is waited for, and what nobody will hear of is undone.
+What was handed to the writer is waited for, and what nobody will hear of is undone.
 """
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio
 
-from budget_server.authority.ledger import Ledger
-from budget_server.authority.writer import Writer
+from budget_server.storage.file import Operation, ViewT
+from budget_server.storage.writer import Writer
 
 T = TypeVar("T")
 
 
-class AsyncLedger:
+class AsyncFile(Generic[ViewT]):
     """Runs operations of one event loop.
 
     Args:
-        writer: the ledger's thread; closed with this.
+        writer: the file's thread; closed with this.
     """
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer[ViewT]) -> None:
         self.writer = writer
         self._served: asyncio.Task[Any] | None = None
         """Whose operation has been run at once in this turn of the loop."""
 
     async def run(
         self,
-        operation: Callable[[Ledger], T],
-        undo: Callable[[Ledger, T], None] | None = None,
+        operation: Operation[ViewT, T],
+        undo: Callable[[ViewT, T], None] | None = None,
         *,
         is_brief: bool = True,
     ) -> T:
@@ -43,8 +43,8 @@ class AsyncLedger:
             is_brief: whether the event loop may be held for it; a search through all that ever was is not brief.
 
         Raises:
-            Refusal: the operation refused; nothing was written.
-            LedgerUnavailableError: nothing was written.
+            Exception: the operation's own; nothing was written.
+            StorageUnavailableError: nothing was written.
         """
         cancelled = await self._next_turn() if self._served is asyncio.current_task() else None
         future = self._now(operation) if is_brief else None
@@ -54,16 +54,16 @@ class AsyncLedger:
         if cancelled is not None:
             if undo is not None and future.exception() is None:
                 result = future.result()
-                await _done(self.writer.submit(lambda ledger: undo(ledger, result)))
+                await _done(self.writer.submit(lambda view: undo(view, result)))
             raise cancelled
         return future.result()
 
     async def aclose(self) -> None:
-        """Finish what was handed over and close the ledger."""
+        """Finish what was handed over and close the file."""
         with anyio.CancelScope(shield=True):
             await asyncio.to_thread(self.writer.close)
 
-    def _now(self, operation: Callable[[Ledger], T]) -> "Future[T] | None":
+    def _now(self, operation: Operation[ViewT, T]) -> "Future[T] | None":
         """Run the first operation of the loop's turn at once; another task's is a crowd, which shares a flush."""
         if self._served is not None:
             return None

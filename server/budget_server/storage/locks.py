@@ -1,0 +1,39 @@
+"""Advisory locks on whole files, which the kernel drops when their holder dies.
+
+A lock belongs to the open file, not to the process: two descriptors of one process exclude each other too.
+"""
+
+import os
+import sys
+
+if sys.platform == "win32":  # pragma: no cover - not tried on Windows
+    import msvcrt
+
+    def try_lock(fd: int) -> bool:
+        """Take the lock where it is free; say whether it is held now."""
+        os.lseek(fd, 0, os.SEEK_SET)
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+    def unlock(fd: int) -> None:
+        """Let go of the lock."""
+        os.lseek(fd, 0, os.SEEK_SET)
+        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def try_lock(fd: int) -> bool:
+        """Take the lock where it is free; say whether it is held now."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def unlock(fd: int) -> None:
+        """Let go of the lock."""
+        fcntl.flock(fd, fcntl.LOCK_UN)
