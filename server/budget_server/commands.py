@@ -10,7 +10,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from budget_server.authority.refusals import LedgerUnavailableError
 from budget_server.authority.store import LedgerStore
 from budget_server.services import open_ledger
 from budget_server.settings import Settings, read_settings
@@ -46,7 +45,7 @@ def sentences() -> Iterator[None]:
     """End a command that cannot do what it was asked with one sentence and exit code 2."""
     try:
         yield
-    except (BudgetError, LedgerUnavailableError) as exc:
+    except BudgetError as exc:
         typer.echo(f"cycles-budget-mcp: {exc}", err=True)
         raise typer.Exit(2) from None
 

@@ -7,6 +7,7 @@
     ├── UsageError                  usage that is missing or cannot be; nothing was priced
     ├── AuthorityError              the budget authority refused; nothing was written
     │   └── AuthorityUnavailableError   no definite answer came; the same idempotency key may be sent again
+    ├── StorageUnavailableError     a file here gave no definite answer; nothing was written; it may be tried again
     ├── ProviderError               the model's API refused a request that was surely not billed
     └── UngatedRequestError         a Messages request without a live reservation; nothing was sent
 
@@ -72,6 +73,15 @@ class AuthorityUnavailableError(AuthorityError):
 
     def __init__(self, message: str, *, status: int = -1) -> None:
         super().__init__(message, code="AUTHORITY_UNAVAILABLE", status=status)
+
+
+class StorageUnavailableError(BudgetError):
+    """A file of this server gave no definite answer: busy past the deadline, disk full, read-only or damaged.
+
+    Nothing of the operation was written; it may be tried again, with the same idempotency key.
+    """
+
+    code = "STORAGE_UNAVAILABLE"
 
 
 class ProviderError(BudgetError):

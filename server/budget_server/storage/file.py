@@ -17,10 +17,9 @@ from typing import Generic, Protocol, TypeVar
 
 import apsw
 
-from budget_server.storage.errors import StorageUnavailableError
 from budget_server.storage.schema import FileKind
 from budget_server.storage.turnstile import Turnstile
-from budget_tools.errors import ConfigurationError
+from budget_tools.errors import ConfigurationError, StorageUnavailableError
 
 
 class View(Protocol):

@@ -23,6 +23,13 @@ if sys.platform == "win32":  # pragma: no cover - not tried on Windows
         os.lseek(fd, 0, os.SEEK_SET)
         msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
 
+    def is_free(fd: int) -> bool:
+        """Say whether nobody holds the lock."""
+        if not try_lock(fd):
+            return False
+        unlock(fd)
+        return True
+
 else:
     import fcntl
 
@@ -37,3 +44,12 @@ else:
     def unlock(fd: int) -> None:
         """Let go of the lock."""
         fcntl.flock(fd, fcntl.LOCK_UN)
+
+    def is_free(fd: int) -> bool:
+        """Say whether nobody holds the lock; those who ask at the same time do not take each other for a holder."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        return True

@@ -13,9 +13,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from budget_server.storage.errors import StorageUnavailableError
 from budget_server.storage.locks import try_lock, unlock
-from budget_tools.errors import ConfigurationError
+from budget_tools.errors import ConfigurationError, StorageUnavailableError
 
 GATE_POLL_SECONDS = 0.0003
 LOCK_POLL_SECONDS = 0.00005

@@ -12,8 +12,8 @@ import time
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from budget_server.storage.errors import StorageUnavailableError
 from budget_server.storage.file import DurableFile, Operation, ViewT
+from budget_tools.errors import StorageUnavailableError
 
 T = TypeVar("T")
 
