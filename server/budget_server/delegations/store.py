@@ -1,0 +1,170 @@
+"""The delegations file for coroutines: what the loop asks of a store, each as one durable transaction.
+
+A caller that is cancelled before it hears of a start, a resume or an adoption leaves nothing running that nobody runs.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from budget_server.delegations.delegations import Delegations
+from budget_server.delegations.limits import MAX_CHILDREN, MAX_DEPTH, MAX_RUNNING, Limits
+from budget_server.delegations.owners import Owners
+from budget_server.delegations.schema import DELEGATIONS_KIND
+from budget_server.storage.asynchronous import AsyncFile
+from budget_server.storage.file import LOCK_DEADLINE_SECONDS, DurableFile, wall_ms
+from budget_server.storage.writer import Writer
+from budget_tools.delegation.records import Status, Task
+from budget_tools.delegation.store import Call, DelegationStore, Message, Orphan, Spend, Step, Stored
+from budget_tools.errors import InvalidArgumentError, StorageUnavailableError
+
+DELEGATIONS_FILE = "delegations.sqlite3"
+
+
+class SqliteDelegationStore(DelegationStore):
+    """The delegations of one data directory, shared by its processes.
+
+    Args:
+        directory: the data directory; made, for its owner alone, where it is absent.
+        max_running: most delegations that run in all processes.
+        max_children: most running ones of one delegation's sub-agent.
+        max_depth: how deep they may be nested; a host's own is 1 deep.
+        clock: gives the time in milliseconds since the epoch.
+        lock_deadline_seconds: longest wait for other processes.
+
+    Raises:
+        ConfigurationError: the place cannot be written, or the file is not one this version knows.
+        StorageUnavailableError: another process held it past the deadline; so may every method say, having written
+            nothing.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        max_running: int = MAX_RUNNING,
+        max_children: int = MAX_CHILDREN,
+        max_depth: int = MAX_DEPTH,
+        clock: Callable[[], int] = wall_ms,
+        lock_deadline_seconds: float = LOCK_DEADLINE_SECONDS,
+    ) -> None:
+        limits = Limits(max_running=max_running, max_children=max_children, max_depth=max_depth)
+        self._owners = Owners(directory)
+        self._file = AsyncFile(
+            Writer(
+                DurableFile(
+                    directory / DELEGATIONS_FILE,
+                    DELEGATIONS_KIND,
+                    lambda db: Delegations(db, self._owners, limits),
+                    clock=clock,
+                    lock_deadline_seconds=lock_deadline_seconds,
+                )
+            )
+        )
+
+    async def start(self, call: Call, delegation_id: str, task: Task, *, parent_id: str, depth: int) -> Stored:
+        """Store a new delegation as running here, or give the one that this key started before."""
+        _check_storable(idempotency_key=call.idempotency_key)
+
+        def undo(delegations: Delegations, stored: Stored) -> None:
+            if stored.is_new:
+                delegations.unstart(stored.delegation_id)
+
+        return await self._file.run(
+            lambda delegations: delegations.start(call, delegation_id, task, parent_id=parent_id, depth=depth), undo
+        )
+
+    async def resume(
+        self, call: Call, delegation_id: str, *, max_turns: int | None, budget_microcents: int | None
+    ) -> Stored:
+        """Make a stopped delegation run here again, under new limits where they are given; a repeated key joins."""
+        _check_storable(idempotency_key=call.idempotency_key, delegation_id=delegation_id)
+
+        def undo(delegations: Delegations, resumed: tuple[Stored, Stored]) -> None:
+            stored, before = resumed
+            if stored.is_new:
+                delegations.unresume(call, before)
+
+        stored, _ = await self._file.run(
+            lambda delegations: delegations.resume(
+                call, delegation_id, max_turns=max_turns, budget_microcents=budget_microcents
+            ),
+            undo,
+        )
+        return stored
+
+    async def find(self, tenant: str, delegation_id: str) -> Stored:
+        """Give a delegation as it stands."""
+        _check_storable(delegation_id=delegation_id)
+        return await self._file.run(lambda delegations: delegations.find(tenant, delegation_id))
+
+    async def list(
+        self, tenant: str, *, status: Status | None = None, limit: int = 20, cursor: str = ""
+    ) -> tuple[Sequence[Stored], str]:
+        """Give delegations, the newest first, without their turns; and the cursor of the next page."""
+        _check_storable(cursor=cursor)
+        return await self._file.run(
+            lambda delegations: delegations.page(tenant, status=status, limit=limit, cursor=cursor), is_brief=False
+        )
+
+    async def conversation(self, delegation_id: str) -> Sequence[Message]:
+        """Give the conversation since it last started anew, in order."""
+        return await self._file.run(lambda delegations: delegations.conversation(delegation_id), is_brief=False)
+
+    async def left_microcents(self, delegation_id: str) -> int | None:
+        """Say what the tightest limit of this delegation and of those it was made under still allows."""
+        return await self._file.run(lambda delegations: delegations.left_microcents(delegation_id))
+
+    async def depart(self, delegation_id: str, spend: Spend, *, struck: Collection[str] = ()) -> None:
+        """Write a spend down before it may happen."""
+        await self._file.run(lambda delegations: delegations.depart(delegation_id, spend, struck))
+
+    async def write(self, delegation_id: str, step: Step) -> None:
+        """Add to a delegation that this process owns."""
+        await self._file.run(lambda delegations: delegations.write(delegation_id, step))
+
+    async def request_cancel(self, tenant: str, delegation_id: str) -> None:
+        """Ask the owner of a running delegation to stop it; nothing where it does not run."""
+        _check_storable(delegation_id=delegation_id)
+        await self._file.run(lambda delegations: delegations.request_cancel(tenant, delegation_id))
+
+    async def cancel_requests(self) -> Collection[str]:
+        """Give the delegations of this process that somebody asked to stop, and that still run."""
+        if not self._owners.own_id:
+            return ()
+        return await self._file.run(Delegations.cancel_requests)
+
+    async def orphans(self) -> Sequence[Orphan]:
+        """Take over the delegations whose owners died: they are this process's until their ``outcome`` is written."""
+        adopted = await self._file.run(Delegations.adopt, Delegations.abandon, is_brief=False)
+        for owner_id in adopted.buried:
+            self._owners.remove(owner_id)
+        return adopted.orphans
+
+    async def prune(self, before_ms: int) -> int:
+        """Forget stopped delegations that nothing happened to since then, once nothing of theirs is in flight.
+
+        Those that one delegation's sub-agents made are forgotten with it, and not before: its limit counts them.
+        """
+        return await self._file.run(lambda delegations: delegations.prune(before_ms), is_brief=False)
+
+    async def aclose(self) -> None:
+        """Close it; what this process still owns are orphans from now on."""
+        try:
+            leaves_orphans = await self._file.run(Delegations.owns_any)
+        except StorageUnavailableError:
+            leaves_orphans = True  # whoever looks will find out
+        await self._file.aclose()
+        self._owners.close(leaves_orphans=leaves_orphans)
+
+
+def _check_storable(**arguments: str) -> None:
+    """Refuse what no file can hold as text: half of a surrogate pair.
+
+    Raises:
+        InvalidArgumentError: names the argument.
+    """
+    for name, value in arguments.items():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidArgumentError(f"{name} holds half of a surrogate pair: correct it.") from None
