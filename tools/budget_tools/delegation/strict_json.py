@@ -1,0 +1,70 @@
+"""JSON as a model may write it, read strictly: what two readers could take for two things is refused.
+
+Python's own reader takes the last of two equal keys, and NaN, infinities and halves of surrogate pairs, which whoever
+the value is handed on to may read otherwise or not at all.
+"""
+
+import json
+import math
+from typing import Any
+
+MAX_CHARACTERS = 2_000_000
+"""More than the longest answer of any model (128,000 tokens) comes to."""
+
+
+class UnreadableJsonError(ValueError):
+    """What a text is or has, so that it cannot be read; the message goes on from "The answer"."""
+
+
+def read_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
+    """Read one JSON value (RFC 8259) and nothing after it.
+
+    Raises:
+        UnreadableJsonError: it is none, or none that everyone would read alike.
+        RecursionError: it is nested too deeply for this interpreter.
+    """
+    if not text:
+        raise UnreadableJsonError("is empty, where a JSON object was asked for")
+    if len(text) > MAX_CHARACTERS:
+        raise UnreadableJsonError(f"is too long: at most {MAX_CHARACTERS:,} characters are read")
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite, parse_int=_integer
+        )
+        # Half of a surrogate pair is legal in JSON, and nobody that it is handed on to could write it as UTF-8.
+        json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as exc:
+        where = f"line {exc.lineno}, column {exc.colno}"
+        if exc.msg == "Extra data":
+            raise UnreadableJsonError(f"goes on after its JSON value, at {where}") from None
+        raise UnreadableJsonError(f"is not JSON: {exc.msg} at {where}") from None
+    except UnicodeEncodeError:
+        raise UnreadableJsonError("has half of a surrogate pair in a string") from None
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in members:
+            raise UnreadableJsonError(f"has the key {repr(name)[:60]} twice in one object")
+        members[name] = value
+    return members
+
+
+def _no_constant(name: str) -> None:
+    raise UnreadableJsonError(f"has {name}, which is no JSON")
+
+
+def _finite(written: str) -> float:
+    number = float(written)
+    if not math.isfinite(number):
+        raise UnreadableJsonError(f"has a number that is too large: {written[:40]}")
+    return number
+
+
+def _integer(written: str) -> int:
+    try:
+        return int(written)
+    except ValueError:  # thousands of digits: see sys.set_int_max_str_digits
+        raise UnreadableJsonError(f"has a number that is too large: {written[:40]}") from None
