@@ -12,6 +12,7 @@ from budget_server.demo.scripted_claude import ToolCall, Turn
 from budget_server.services import Services
 from budget_server.settings import Settings
 from budget_tools.delegation import toolbox
+from budget_tools.delegation.tool_results import MAX_RESULT_CHARACTERS
 from budget_tools.errors import ConfigurationError
 from tools.delegation.harness import PATIENCE_SECONDS, Bench, OpenBench, shed, tool_results
 
@@ -182,7 +183,7 @@ async def test_a_picture_of_a_kind_that_the_api_refuses_is_only_mentioned(bench:
     """Messages API: one bad image would refuse the whole conversation from then on."""
     (block,) = (await use_one(bench, "drawing"))["content"]
 
-    assert block == {"type": "text", "text": "(image content, which cannot be passed on)"}
+    assert block == {"type": "text", "text": "(image, image/svg+xml, 6 bytes: not a picture that can be passed on)"}
 
 
 async def test_a_large_picture_is_bounded_as_a_picture_and_not_by_its_bytes(bench: OpenBench) -> None:
@@ -202,9 +203,9 @@ async def test_an_embedded_text_is_passed_on(bench: OpenBench) -> None:
 
 async def test_a_long_result_is_cut_and_says_so(bench: OpenBench) -> None:
     """Longer results would be paid for again on every later turn."""
-    (block,) = (await use_one(bench, "ramble", length=toolbox.MAX_RESULT_CHARACTERS + 1))["content"]
+    (block,) = (await use_one(bench, "ramble", length=MAX_RESULT_CHARACTERS + 1))["content"]
 
-    assert block["text"].startswith("x" * toolbox.MAX_RESULT_CHARACTERS + "\n(cut: 100001 ")
+    assert block["text"].startswith("x" * MAX_RESULT_CHARACTERS + "\n(cut: 100001 ")
 
 
 async def test_an_empty_result_is_said_in_words(bench: OpenBench) -> None:

@@ -1,21 +1,25 @@
 """A downstream MCP server for the tests: tools that wait for each other, never end, crash, or say too much.
 
 It speaks the protocol by hand and imports next to nothing, so that it starts in the time of an interpreter. Options:
-``--mute`` reads and never answers, ``--gone`` ends at once, ``--bare`` has no tools, ``--once FILE`` starts only if the
-file is not there yet, and makes it.
+``--mute`` reads and never answers, ``--gone`` ends at once, ``--bare`` has no tools, ``--tools JSON`` lists these,
+``--once FILE`` starts only if the file is not there yet, and makes it, ``--beside DIRECTORY`` lists its tools only once
+another shed of this option has started.
 """
 
+import base64
 import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 """A PNG of one pixel."""
-POSTER_CHARACTERS = 80_000
+POSTER = base64.b64encode(base64.b64decode(PICTURE) + bytes(60_000)).decode()
+"""The same in many bytes."""
 
 Content = list[dict[str, Any]]
 
@@ -28,11 +32,17 @@ def _image(data: str, mime_type: str) -> Content:
     return [{"type": "image", "data": data, "mimeType": mime_type}]
 
 
+class ObjectionError(Exception):
+    """An error of the protocol: its code and its message."""
+
+
 class Shed:
     """The tools: each gives content at once, or ``None`` to answer later or never."""
 
     def __init__(self, answer: Callable[[Any, dict[str, Any]], None]) -> None:
         self._answer = answer
+        self._meta: dict[str, Any] = {}
+        self._cancelled: list[Any] = []
         self._met: list[Any] = []
         self._calls = 0
         self._sockets: list[socket.socket] = []
@@ -70,7 +80,7 @@ class Shed:
 
     def poster(self, _id: Any, _arguments: dict[str, Any]) -> Content:
         """Show a picture of many bytes."""
-        return _image("A" * POSTER_CHARACTERS, "image/png")
+        return _image(POSTER, "image/png")
 
     def drawing(self, _id: Any, _arguments: dict[str, Any]) -> Content:
         """Show a picture of a kind that Claude cannot see."""
@@ -83,6 +93,27 @@ class Shed:
     def silence(self, _id: Any, _arguments: dict[str, Any]) -> Content:
         """Say nothing, in one block."""
         return _text("")
+
+    def say(self, call_id: Any, arguments: dict[str, Any]) -> None:
+        """Give any result, word for word."""
+        self._answer(call_id, arguments)
+
+    def object(self, _id: Any, arguments: dict[str, Any]) -> None:
+        """Answer with an error of the protocol."""
+        raise ObjectionError(arguments["code"], "The shed objects.")
+
+    def meta(self, _id: Any, _arguments: dict[str, Any]) -> Content:
+        """Tell what came beside the arguments."""
+        return _text(json.dumps(self._meta))
+
+    def cancelled(self, _id: Any, _arguments: dict[str, Any]) -> Content:
+        """Tell how many calls were cancelled."""
+        return _text(f"{len(self._cancelled)} cancelled")
+
+    def environment(self, _id: Any, arguments: dict[str, Any]) -> Content:
+        """Tell what variables hold, and the arguments and the directory that it was started with."""
+        told = {name: os.environ.get(name) for name in arguments["names"]}
+        return _text(json.dumps([told, sys.argv[1:], str(Path.cwd())]))
 
     def complain(self, call_id: Any, _arguments: dict[str, Any]) -> None:
         """Fail, with a reason."""
@@ -100,8 +131,8 @@ def tools(cursor: str | None) -> dict[str, Any]:
     return {"tools": listed} if cursor else {"tools": listed, "nextCursor": "2"}
 
 
-def serve(*, is_bare: bool) -> None:
-    """Answer requests on standard input until it closes."""
+def serve(listed: list[dict[str, Any]] | None, *, is_ready: Callable[[], bool]) -> None:
+    """Answer requests on standard input until it closes; ``listed`` replaces the list of tools."""
 
     def send(message: dict[str, Any]) -> None:
         sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
@@ -112,6 +143,8 @@ def serve(*, is_bare: bool) -> None:
         request = json.loads(line)
         call_id, method, params = request.get("id"), request["method"], request.get("params") or {}
         if call_id is None:
+            if method == "notifications/cancelled":
+                shed._cancelled.append(params)
             continue
         if method == "initialize":
             information = {"name": "shed", "version": "1"}
@@ -127,9 +160,17 @@ def serve(*, is_bare: bool) -> None:
                 }
             )
         elif method == "tools/list":
-            send({"id": call_id, "result": {"tools": []} if is_bare else tools(params.get("cursor"))})
+            while not is_ready():
+                time.sleep(0.01)  # the other process has no other way to tell this one
+            send({"id": call_id, "result": tools(params.get("cursor")) if listed is None else {"tools": listed}})
         elif method == "tools/call":
-            content = getattr(shed, params["name"])(call_id, params.get("arguments") or {})
+            shed._meta = params.get("_meta") or {}
+            try:
+                content = getattr(shed, params["name"])(call_id, params.get("arguments") or {})
+            except ObjectionError as objection:
+                code, message = objection.args
+                send({"id": call_id, "error": {"code": code, "message": message}})
+                continue
             if content is not None:
                 send({"id": call_id, "result": {"content": content}})
         else:
@@ -143,10 +184,17 @@ def main(options: list[str]) -> None:
         if marker.exists():
             return
         marker.touch()
+    listed: list[dict[str, Any]] | None = [] if "--bare" in options else None
+    if "--tools" in options:
+        listed = json.loads(options[options.index("--tools") + 1])
+    beside = None
+    if "--beside" in options:
+        beside = Path(options[options.index("--beside") + 1])
+        (beside / f"started-{os.getpid()}").touch()
     if "--mute" in options:
         sys.stdin.read()
     elif "--gone" not in options:
-        serve(is_bare="--bare" in options)
+        serve(listed, is_ready=lambda: beside is None or len(list(beside.glob("started-*"))) > 1)
 
 
 if __name__ == "__main__":

@@ -6,42 +6,27 @@ left by the task that entered it.
 """
 
 import asyncio
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
 from mcp import Client, MCPError, StdioServerParameters
-from mcp.types import (
-    CONNECTION_CLOSED,
-    CallToolResult,
-    ContentBlock,
-    EmbeddedResource,
-    ImageContent,
-    TextContent,
-    TextResourceContents,
-)
+from mcp.types import CONNECTION_CLOSED, CallToolResult
 from mcp.types import Tool as McpTool
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from budget_tools.delegation.tool_results import ToolOutcome, failed, outcome
 from budget_tools.errors import ConfigurationError, InvalidArgumentError
+
+__all__ = ["SubagentTool", "ToolOutcome", "Toolbox", "failed"]
 
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 30.0
 CALL_SECONDS = 120.0
-MAX_RESULT_CHARACTERS = 100_000
-"""Longer results are cut: they would be paid for again on every later turn."""
-
-MAX_IMAGE_CHARACTERS = 5_000_000
-"""Longest base64 of an image; the Messages API refuses larger ones, and with them the whole conversation."""
-
-_IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})  # what the Messages API takes
-
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}", re.ASCII)  # what the Messages API takes
 
 
@@ -60,14 +45,6 @@ class _ServersFile(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     mcpServers: dict[str, _ServerEntry]  # noqa: N815 - the hosts' spelling
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ToolOutcome:
-    """What a tool call gives back to Claude: content blocks of a ``tool_result``."""
-
-    content: Sequence[Mapping[str, Any]]
-    is_error: bool
 
 
 class SubagentTool:
@@ -91,7 +68,7 @@ class SubagentTool:
         try:
             with anyio.fail_after(CALL_SECONDS):
                 result = await self._server.call(self._tool.name, arguments)
-            return _outcome(result)
+            return outcome(result)
         except TimeoutError:
             return failed(f"{self.name} gave no answer within {CALL_SECONDS:g} s.")
         except Exception as exc:
@@ -308,37 +285,3 @@ class Toolbox:
     async def aclose(self) -> None:
         """Stop every server that was started."""
         await asyncio.gather(*(server.aclose() for server in self._servers.values()))
-
-
-def _outcome(result: CallToolResult) -> ToolOutcome:
-    blocks = [block for content in result.content if (block := _block(content)) is not None]
-    if not blocks and result.structured_content is not None:
-        blocks = [_text(json.dumps(result.structured_content, ensure_ascii=False))]
-    return ToolOutcome(content=blocks or [_text("(no output)")], is_error=bool(result.is_error))
-
-
-def _block(content: ContentBlock) -> Mapping[str, Any] | None:
-    """Put a tool's content into what the Messages API takes in a result; it refuses empty text."""
-    if isinstance(content, TextContent):
-        return _text(content.text) if content.text else None
-    if isinstance(content, EmbeddedResource) and isinstance(content.resource, TextResourceContents):
-        return _text(content.resource.text) if content.resource.text else None
-    if (
-        isinstance(content, ImageContent)
-        and content.mime_type in _IMAGE_TYPES
-        and len(content.data) <= MAX_IMAGE_CHARACTERS
-    ):
-        source = {"type": "base64", "media_type": content.mime_type, "data": content.data}
-        return {"type": "image", "source": source}
-    return _text(f"({content.type} content, which cannot be passed on)")
-
-
-def _text(text: str) -> Mapping[str, Any]:
-    if len(text) > MAX_RESULT_CHARACTERS:
-        text = f"{text[:MAX_RESULT_CHARACTERS]}\n(cut: {len(text)} characters in all)"
-    return {"type": "text", "text": text}
-
-
-def failed(message: str) -> ToolOutcome:
-    """Tell Claude that a call failed, and why."""
-    return ToolOutcome(content=[_text(message)], is_error=True)
