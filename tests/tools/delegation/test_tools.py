@@ -11,7 +11,7 @@ import pytest
 from budget_server.demo.scripted_claude import ToolCall, Turn
 from budget_server.services import Services
 from budget_server.settings import Settings
-from budget_tools.delegation import toolbox
+from budget_tools.delegation import tool_servers
 from budget_tools.delegation.tool_results import MAX_RESULT_CHARACTERS
 from budget_tools.errors import ConfigurationError
 from tools.delegation.harness import PATIENCE_SECONDS, Bench, OpenBench, shed, tool_results
@@ -160,7 +160,7 @@ async def test_a_tool_that_does_not_answer_in_time_is_an_error_result(
     bench: OpenBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One tool must not hold a delegation for ever; alone in its turn, this one waits for a second call."""
-    monkeypatch.setattr(toolbox, "CALL_SECONDS", 2)
+    monkeypatch.setattr(tool_servers, "CALL_SECONDS", 2)
     b = await bench(asks(ToolCall("shed__meet")))
 
     result = await b.delegate(tools=["shed__meet"])
@@ -229,11 +229,11 @@ async def test_a_server_starts_once_for_all_delegations(bench: OpenBench) -> Non
     [
         ({"shed": shed("--gone")}, "does not start"),
         ({"shed": {"command": "/no/such/program"}}, "does not start"),
-        ({"shed": {"url": "http://127.0.0.1:1/mcp"}}, "no command"),
+        ({"shed": {"url": "http://127.0.0.1:1/mcp"}}, "was refused"),
         ({"shed": {**shed(), "cwd": "/no/such/directory"}}, "does not start"),
         ({"shed": shed("--bare")}, "has no tool"),
     ],
-    ids=["ends at once", "no such program", "not stdio", "no such directory", "no tools"],
+    ids=["ends at once", "no such program", "nothing listens", "no such directory", "no tools"],
 )
 async def test_a_server_that_is_of_no_use_is_one_sentence_and_starts_nothing(
     bench: OpenBench, servers: dict[str, object], says: str
@@ -254,7 +254,7 @@ async def test_a_server_that_never_answers_is_given_up_and_stopped(
     bench: OpenBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It must neither hang the call nor be taken for a server without tools the next time."""
-    monkeypatch.setattr(toolbox, "START_SECONDS", 0.5)
+    monkeypatch.setattr(tool_servers, "START_SECONDS", 0.5)
     b = await bench([], servers={"mute": shed("--mute")})
 
     first, second = await b.refused(tools=["mute__*"]), await b.refused(tools=["mute__*"])

@@ -65,6 +65,11 @@ class Shed:
         """End the server's process."""
         os._exit(3)
 
+    def retire(self, call_id: Any, _arguments: dict[str, Any]) -> None:
+        """Answer, and end the server's process."""
+        self._answer(call_id, {"content": _text("farewell")})
+        os._exit(0)
+
     def count(self, _id: Any, _arguments: dict[str, Any]) -> Content:
         """Tell how often this was called since the server started."""
         self._calls += 1
