@@ -12,7 +12,14 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.types import CallToolResult, InputRequiredResult
 from pydantic import ValidationError
 
-from budget_tools import commit_usage, delegate_to_claude, delegation_status, estimate_cost, reserve_budget
+from budget_tools import (
+    commit_usage,
+    delegate_to_claude,
+    delegation_status,
+    estimate_cost,
+    list_delegations,
+    reserve_budget,
+)
 from budget_tools.answers import failure
 from budget_tools.errors import BudgetError, InvalidArgumentError
 from budget_tools.toolkit import Toolkit
@@ -25,6 +32,7 @@ TOOLS: tuple[Tool, ...] = (
     commit_usage.TOOL,
     delegate_to_claude.TOOL,
     delegation_status.TOOL,
+    list_delegations.TOOL,
 )
 
 INSTRUCTIONS = (

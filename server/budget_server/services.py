@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from budget_tools.delegation.claude import Claude
     from budget_tools.delegation.runner import DelegationRunner
+    from budget_tools.delegation.store import DelegationStore
     from budget_tools.delegation.toolbox import Toolbox
     from budget_tools.pricing import PriceBook
 
@@ -43,6 +44,7 @@ class Services:
         self._settings = settings
         self.subject: Subject = settings.subject
         self.default_model: str = settings.budget_model
+        self.detaches: bool = settings.budget_on_disconnect == "detach"
         self.has_claude: bool = bool(settings.anthropic_api_key.get_secret_value())
         self._store = None if settings.is_remote else open_ledger(settings)
         if settings.budget_subagent_servers is not None:
@@ -110,14 +112,44 @@ class Services:
         """The MCP servers whose tools a delegation may be given."""
         from budget_tools.delegation.toolbox import Toolbox
 
-        return Toolbox.load(self._settings.budget_subagent_servers)
+        return Toolbox.load(
+            self._settings.budget_subagent_servers,
+            child_environment={"BUDGET_DEPTH": str(self._settings.budget_depth + 1)},
+        )
+
+    @cached_property
+    def delegation_store(self) -> "DelegationStore":
+        """Where delegations are kept."""
+        from budget_server.delegations.store import SqliteDelegationStore
+
+        return SqliteDelegationStore(
+            self._settings.budget_data_dir,
+            max_running=self._settings.budget_max_delegations,
+            max_depth=self._settings.budget_max_depth,
+        )
 
     @cached_property
     def delegations(self) -> "DelegationRunner":
         """The delegations of this process."""
         from budget_tools.delegation.runner import DelegationRunner
 
-        return DelegationRunner(cycles=self.cycles, claude=self.claude, prices=self.prices, toolbox=self.toolbox)
+        return DelegationRunner(
+            cycles=self.cycles,
+            claude=lambda: self.claude,
+            prices=self.prices,
+            toolbox=self.toolbox,
+            store=self.delegation_store,
+            depth=self._settings.budget_depth,
+            max_seconds=60.0 * self._settings.budget_delegation_minutes,
+            keep_days=self._settings.budget_keep_days,
+        )
+
+    async def settle_orphans(self) -> None:
+        """Settle what processes left behind that were killed, if there were any."""
+        from budget_server.delegations.owners import may_have_orphans
+
+        if may_have_orphans(self._settings.budget_data_dir):
+            await self.delegations.keep_settling_orphans()
 
     async def aclose(self) -> None:
         """Settle what runs, then close everything that was opened."""

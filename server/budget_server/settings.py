@@ -60,6 +60,24 @@ class Settings(BaseSettings):
     budget_subagent_servers: Path | None = Field(
         None, description="mcpServers JSON file: the MCP servers whose tools a delegation may be given."
     )
+    budget_delegation_minutes: Annotated[int, Field(gt=0)] = Field(
+        60, description="How long a delegation may run at a stretch before it has to give its last answer."
+    )
+    budget_on_disconnect: Literal["cancel", "detach"] = Field(
+        "cancel", description="What becomes of a delegation whose host gives up waiting: cancel, or detach to go on."
+    )
+    budget_keep_days: Annotated[int, Field(gt=0)] = Field(
+        30, description="How long a stopped delegation, its conversation included, is kept to be shown or resumed."
+    )
+    budget_max_delegations: Annotated[int, Field(gt=0)] = Field(
+        64, description="Most delegations that run at once, in all processes of one BUDGET_DATA_DIR."
+    )
+    budget_max_depth: Annotated[int, Field(gt=0)] = Field(
+        3, description="How deep delegations may be nested: 1 allows none from within another."
+    )
+    budget_depth: Annotated[int, Field(ge=0)] = Field(
+        0, description="How deep this process is nested; a delegation sets it for the servers of its tools."
+    )
     budget_prices: Path | None = Field(None, description="TOML file of prices that override the built-in ones.")
 
     @field_validator(*(f"cycles_{level}" for level in LEVELS))

@@ -34,6 +34,7 @@ def serve_stdio(settings: Settings) -> int:
 async def _serve_stdio(server: BudgetServer, services: Services) -> int:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_end_on_signal, services)
+        tasks.start_soon(services.settle_orphans)
         try:
             await run_stdio(server)
         finally:

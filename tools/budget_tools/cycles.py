@@ -149,8 +149,27 @@ def tightest(balances: Iterable[Mapping[str, Any]], unit: str) -> Money | None:
     return Money.of(min(amounts), unit) if amounts else None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """How the tightest budget of a subject stands."""
+
+    remaining: Money
+    reserved: int
+    """What is held of it, by everyone."""
+
+
 async def remaining(client: "AsyncCyclesClient", subject: Subject, unit: str) -> Money | None:
     """Ask what a subject can still reserve in a unit; ``None`` where none of its scopes has a budget.
+
+    Raises:
+        AuthorityError: the balances cannot be read.
+    """
+    found = await standing(client, subject, unit)
+    return None if found is None else found.remaining
+
+
+async def standing(client: "AsyncCyclesClient", subject: Subject, unit: str) -> Standing | None:
+    """Ask how the tightest of a subject's budgets stands; ``None`` where none of its scopes has one.
 
     Raises:
         AuthorityError: the balances cannot be read.
@@ -162,5 +181,14 @@ async def remaining(client: "AsyncCyclesClient", subject: Subject, unit: str) ->
         own += subject.own_balances(body.get("balances", []), unit)
         # An authority that goes on without giving a cursor would be asked the same again and again.
         if not body.get("has_more") or not body.get("next_cursor") or body["next_cursor"] == page.get("cursor"):
-            return tightest(own, unit)
+            return _tightest_of(own, unit)
         page["cursor"] = body["next_cursor"]
+
+
+def _tightest_of(balances: Iterable[Mapping[str, Any]], unit: str) -> Standing | None:
+    rows = [row for row in balances if row["remaining"]["unit"] == unit]
+    if not rows:
+        return None
+    row = min(rows, key=lambda each: int(each["remaining"]["amount"]))
+    held = row.get("reserved") or {}
+    return Standing(remaining=Money.of(int(row["remaining"]["amount"]), unit), reserved=int(held.get("amount", 0)))

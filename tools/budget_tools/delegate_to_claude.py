@@ -7,19 +7,21 @@ from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
 from budget_tools.answers import answer
-from budget_tools.delegation.records import Status, Task, TurnRecord
+from budget_tools.delegation.records import PARENT_META, RESUMABLE, Status, Task, TurnRecord
 from budget_tools.errors import InvalidArgumentError
 from budget_tools.ids import time_ordered_id
 from budget_tools.money import Money, UsdMicrocents
 from budget_tools.registration import make_tool
 from budget_tools.subjects import SubjectArgument
-from budget_tools.toolkit import ToolContext, toolkit_of
+from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
 
 if TYPE_CHECKING:
-    from budget_tools.delegation.loop import Delegation
+    from budget_tools.delegation.runner import View
 
 MAX_TURNS = 100
+DEFAULT_TURNS = 10
 MAX_OUTPUT_TOKENS = 128_000
+DEFAULT_OUTPUT_TOKENS = 4_096
 MAX_WAIT_SECONDS = 3_600
 SETTLE_SECONDS = 1.0
 """How long a cancelled call waits for the money of its delegation to be settled."""
@@ -36,6 +38,7 @@ class DelegationResult(BaseModel):
     structured: Any | None = None
     turns: list[TurnRecord] = []
     spent: Money
+    spent_by_nested: Money | None = Field(None, description="Beside it: what delegations of its sub-agent cost.")
     remaining: Money | None = None
     resumable: bool = False
     idempotency_key: str = ""
@@ -44,85 +47,134 @@ class DelegationResult(BaseModel):
 
 async def delegate_to_claude(
     ctx: ToolContext,
-    task: Annotated[str, Field(description="What to do, complete in itself.", min_length=1, max_length=1_000_000)],
+    task: Annotated[str, Field(description="What to do, complete in itself.", max_length=1_000_000)] = "",
     context: Annotated[str, Field(description="Material for it.", max_length=1_000_000)] = "",
     system: Annotated[str, Field(description="The sub-agent's system prompt.", max_length=1_000_000)] = "",
     model: Annotated[str, Field(description="Exact Claude model id; the server's default if left out.")] = "",
-    fallback_models: Annotated[list[str], Field(description="Not yet available.")] = [],  # noqa: B006 - never changed
-    max_turns: Annotated[int, Field(strict=True, ge=1, le=MAX_TURNS)] = 10,
+    fallback_models: Annotated[
+        list[str], Field(description="Cheaper models to go on with when the budget gets tight, in order.", max_length=8)
+    ] = [],  # noqa: B006 - never changed
+    max_turns: Annotated[
+        int | None, Field(strict=True, ge=1, le=MAX_TURNS, description="In all, resumed ones included; 10 if left out.")
+    ] = None,
     max_output_tokens: Annotated[
         int, Field(strict=True, ge=1, le=MAX_OUTPUT_TOKENS, description="Per turn; part of what a turn reserves.")
-    ] = 4_096,
-    budget_usd: Annotated[UsdMicrocents, Field(description="Most that this delegation may spend, in dollars.")] = None,
+    ] = DEFAULT_OUTPUT_TOKENS,
+    budget_usd: Annotated[
+        UsdMicrocents, Field(description="Most that it may spend in dollars, resumed and nested turns included.")
+    ] = None,
     tools: Annotated[
         list[str], Field(description="Tools it may use, as server__tool or server__*, of the servers set up here.")
     ] = [],  # noqa: B006 - never changed
-    output_schema: Annotated[dict[str, Any] | None, Field(description="Not yet available.")] = None,
+    output_schema: Annotated[
+        dict[str, Any] | None, Field(description="JSON schema of an object: the form of the final answer.")
+    ] = None,
     wait_seconds: Annotated[
         int, Field(strict=True, ge=0, le=MAX_WAIT_SECONDS, description="Then it answers 'running' and goes on.")
     ] = 45,
-    resume: Annotated[str, Field(description="Not yet available.")] = "",
+    resume: Annotated[
+        str, Field(description="Id of one that stopped: it goes on; only the limits may change.", max_length=128)
+    ] = "",
     idempotency_key: Annotated[str, Field(description="Repeat it to join, never to double.", max_length=256)] = "",
     subject: Annotated[SubjectArgument | None, Field(description="Whose budget; the server's own if left out.")] = None,
 ) -> Annotated[CallToolResult, DelegationResult]:
     """Hand a task to a Claude sub-agent that works in turns and cannot overspend.
 
-    Before each turn its worst case is reserved; a turn that does not fit is not sent, and what was answered so far is
-    returned with status budget_exhausted. If status is running, wait with delegation_status.
+    Before each turn its worst case is reserved. When the budget or the turns run out it is made to give its best answer
+    so far; resume goes on from there. If status is running, wait with delegation_status.
     """
-    for name, value in (("fallback_models", fallback_models), ("output_schema", output_schema), ("resume", resume)):
-        if value:
-            raise InvalidArgumentError(f"{name} is not yet available: leave it out.", code="NOT_YET_AVAILABLE")
     kit = toolkit_of(ctx)
-    delegated = Task(
-        task=task,
-        context=context,
-        system=system,
-        model=model or kit.default_model,
-        max_turns=max_turns,
-        max_output_tokens=max_output_tokens,
-        budget_microcents=budget_usd,
-        tools=tuple(tools),
-        subject=kit.subject.narrowed(subject),
-    )
+    given: dict[str, Any] = {
+        "task": task,
+        "context": context,
+        "system": system,
+        "model": model,
+        "fallback_models": tuple(fallback_models),
+        "tools": tuple(tools),
+        "output_schema": output_schema,
+    }
     key = idempotency_key or time_ordered_id()
-    delegation = await kit.delegations.start(delegated, key)
-    try:
-        await follow(ctx, delegation, wait_seconds)
-    except anyio.get_cancelled_exc_class():
-        # The host gave up on the call, so nobody would read the rest: stop spending, and settle what is in flight.
-        delegation.stop.request()
-        with anyio.move_on_after(SETTLE_SECONDS, shield=True):
-            while not delegation.is_done:
-                await delegation.next_change()
-        raise
+    if resume:
+        repeated = {name: value for name, value in given.items() if value}
+        if max_output_tokens != DEFAULT_OUTPUT_TOKENS:
+            repeated["max_output_tokens"] = max_output_tokens
+        if subject is not None:
+            narrowed = kit.subject.narrowed(subject)
+            repeated |= {"levels": narrowed.levels, "dimensions": narrowed.dimensions}
+        delegation = await kit.delegations.resume(
+            kit.subject.tenant,
+            resume,
+            key,
+            max_turns=max_turns,
+            budget_microcents=budget_usd,
+            repeated=repeated,
+        )
+    else:
+        if not task.strip():
+            raise InvalidArgumentError("task is empty: say what to do, or name a delegation with resume.")
+        narrowed = kit.subject.narrowed(subject)
+        delegated = Task(
+            **{**given, "model": model or kit.default_model},
+            max_turns=DEFAULT_TURNS if max_turns is None else max_turns,
+            max_output_tokens=max_output_tokens,
+            budget_microcents=budget_usd,
+            levels=narrowed.levels,
+            dimensions=narrowed.dimensions,
+        )
+        delegation = await kit.delegations.start(delegated, key, parent_id=_parent_of(ctx))
+    await _wait_for(ctx, kit, delegation, wait_seconds)
     result = describe(delegation, key)
     return answer(result, show(result))
 
 
-async def follow(ctx: ToolContext, delegation: "Delegation", wait_seconds: float) -> None:
+async def _wait_for(ctx: ToolContext, kit: Toolkit, delegation: "View", wait_seconds: float) -> None:
+    """Follow a delegation; where the host gives up on its last call that waits, it is stopped or goes on, as set up."""
+    with kit.delegations.following(delegation.id) as others:
+        try:
+            await follow(ctx, delegation, wait_seconds)
+        except anyio.get_cancelled_exc_class():
+            if kit.detaches or others():
+                raise
+            # Nobody would read the rest: stop spending, and settle what is in flight.
+            with anyio.move_on_after(SETTLE_SECONDS, shield=True):
+                await kit.delegations.cancel(kit.subject.tenant, delegation.id)
+                while delegation.outcome is None:
+                    await delegation.next_change()
+            raise
+
+
+def _parent_of(ctx: ToolContext) -> str:
+    meta = ctx.request_context.meta
+    parent = (meta or {}).get(PARENT_META)
+    return parent if isinstance(parent, str) else ""
+
+
+async def follow(ctx: ToolContext, delegation: "View", wait_seconds: float) -> None:
     """Wait for a delegation, for so long at most, and report its progress to the host meanwhile."""
     with anyio.move_on_after(wait_seconds):
-        while not delegation.is_done:
+        while delegation.outcome is None:
             await ctx.report_progress(delegation.steps, message=delegation.doing)
             await delegation.next_change()
     await ctx.report_progress(delegation.steps, message=delegation.doing)
 
 
-def describe(delegation: "Delegation", idempotency_key: str = "") -> DelegationResult:
+def describe(delegation: "View", idempotency_key: str = "") -> DelegationResult:
     """Give the result of a delegation as it stands."""
-    hint = delegation.hint
-    if not delegation.is_done:
-        hint = f"It goes on: {delegation.doing}. Wait for it with delegation_status."
+    outcome = delegation.outcome
+    goes_on = f"It goes on: {delegation.doing}. Wait for it with delegation_status."
+    nested = delegation.nested_microcents
     return DelegationResult(
         delegation_id=delegation.id,
-        status=delegation.status,
+        status="running" if outcome is None else outcome.status,
         text=delegation.text,
-        turns=delegation.turns,
+        structured=None if outcome is None else outcome.structured,
+        turns=list(delegation.turns),
         spent=Money.microcents(delegation.spent_microcents),
+        spent_by_nested=Money.microcents(nested) if nested else None,
         remaining=delegation.remaining,
+        resumable=outcome is not None and outcome.status in RESUMABLE,
         idempotency_key=idempotency_key,
-        hint=hint,
+        hint=goes_on if outcome is None else outcome.hint,
     )
 
 

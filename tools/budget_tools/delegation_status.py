@@ -18,9 +18,10 @@ async def delegation_status(
     cancel: Annotated[bool, Field(strict=True, description="Stop it; what is in flight is settled.")] = False,
 ) -> Annotated[CallToolResult, DelegationResult]:
     """Wait for a running delegation, look at it, or cancel it; the answer is the one of delegate_to_claude."""
-    delegation = toolkit_of(ctx).delegations.get(delegation_id)
+    kit = toolkit_of(ctx)
+    delegation = await kit.delegations.find(kit.subject.tenant, delegation_id)
     if cancel:
-        delegation.stop.request()
+        await kit.delegations.cancel(kit.subject.tenant, delegation_id)
     await follow(ctx, delegation, max(wait_seconds, SETTLE_SECONDS) if cancel else wait_seconds)
     result = describe(delegation)
     return answer(result, show(result))

@@ -38,6 +38,10 @@ class Toolkit(Protocol):
         """The model of a call that names none."""
 
     @property
+    def detaches(self) -> bool:
+        """Whether a delegation goes on when its host gives up waiting for it."""
+
+    @property
     def has_claude(self) -> bool:
         """Whether an API key is set."""
 

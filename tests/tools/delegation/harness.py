@@ -17,9 +17,12 @@ from budget_server.authority.client import EmbeddedCyclesClient
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.listing import balances
 from budget_server.authority.store import LedgerStore
+from budget_server.delegations.store import SqliteDelegationStore
 from budget_server.demo.scripted_claude import COUNT_TOKENS_PATH, Failure, ReceivedRequest, Script, ScriptedClaude
 from budget_server.services import LEDGER_FILE, Services
 from budget_server.settings import Settings
+from budget_tools.delegation.loop import Delegation
+from budget_tools.delegation.store import Stored
 from budget_tools.money import parse_usd
 from hosting import text_of
 
@@ -79,6 +82,16 @@ class Bench:
         with anyio.fail_after(PATIENCE_SECONDS):
             return await self.client.call_tool(tool, arguments)
 
+    def running(self, delegation_id: str) -> Delegation:
+        """A delegation that this process runs."""
+        return self.services.delegations._running[delegation_id]
+
+    async def kept(self) -> list[Stored]:
+        """Every delegation of this bench, with its turns, the oldest first."""
+        found, _ = await self.services.delegation_store.list("local", limit=100)
+        store = self.services.delegation_store
+        return [await store.find("local", each.delegation_id) for each in reversed(found)]
+
     async def request(self, number: int) -> ReceivedRequest:
         """Wait for the endpoint to receive its n-th request for a message."""
         with anyio.fail_after(PATIENCE_SECONDS):
@@ -108,6 +121,12 @@ class Bench:
         assert response.body is not None, response
         rows: list[dict[str, Any]] = response.body["reservations"]
         return rows
+
+    async def held_and_spent(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """List the reservations that were held for a last answer, and all others, oldest first."""
+        rows = await self.reservations()
+        held = [row for row in rows if "landing" in row["action"]["tags"]]
+        return held, [row for row in rows if row not in held]
 
     async def ledger(self, operation: Callable[[Ledger], T]) -> T:
         """Do what an operator would do, or look at what the protocol does not show."""
@@ -170,20 +189,29 @@ async def open_bench(
         finally:
             with anyio.fail_after(PATIENCE_SECONDS):
                 await services.aclose()
-        check_books(directory, bench, allocated=parse_usd(usd))
+        await check_books(directory, bench, allocated=parse_usd(usd))
 
 
-def check_books(directory: Path, bench: Bench, *, allocated: int) -> None:
+async def check_books(directory: Path, bench: Bench, *, allocated: int) -> None:
     """Compare the ledger with what the delegations say they were charged."""
-    made = bench.services.__dict__.get("delegations")
-    charged = bench.outside_microcents
-    charged += sum(delegation.spent_microcents for delegation in made._delegations.values()) if made else 0
+    charged = bench.outside_microcents + sum(each.spent_microcents for each in await kept(directory / "data"))
     assert ledger_balance(directory) == {
         "allocated": allocated,
         "spent": charged,
         "reserved": 0,
         "remaining": allocated - charged,
     }
+
+
+async def kept(data_directory: Path) -> list[Stored]:
+    """Every delegation of a data directory, with its turns."""
+    store = SqliteDelegationStore(data_directory)
+    try:
+        found, cursor = await store.list("local", limit=100)
+        assert not cursor, "more delegations than this looks at"
+        return [await store.find("local", each.delegation_id) for each in found]
+    finally:
+        await store.aclose()
 
 
 def ledger_balance(directory: Path, **store: Any) -> dict[str, int]:

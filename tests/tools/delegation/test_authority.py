@@ -103,7 +103,7 @@ async def test_an_authority_that_goes_away_between_turns_costs_no_work(bench: Op
     b, authority = await with_absences(
         bench, [Turn(text="So far.", tool_calls=(ToolCall("shed__count"),)), Turn(text="Never.")]
     )
-    reserves = iter([False])
+    reserves = iter([False, False])  # what is held for a last answer, and the first turn
     authority.is_away = lambda asked: asked == "reserve" and next(reserves, True)
 
     result = await b.delegate(tools=["shed__count"])

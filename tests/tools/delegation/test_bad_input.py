@@ -29,9 +29,13 @@ pytestmark = pytest.mark.anyio
         ({"tools": ["shed__"]}, "INVALID_ARGUMENT", "server__tool"),
         ({"subject": {"agent": "a/b"}}, "INVALID_ARGUMENT", "subject.agent"),
         ({"subject": {"tenant": "other"}}, "INVALID_ARGUMENT", "tenant"),
-        ({"fallback_models": ["claude-haiku-5-5"]}, "NOT_YET_AVAILABLE", "fallback_models"),
-        ({"output_schema": {"type": "object"}}, "NOT_YET_AVAILABLE", "output_schema"),
-        ({"resume": "d-1"}, "NOT_YET_AVAILABLE", "resume"),
+        ({"task": " \n"}, "INVALID_ARGUMENT", "task"),
+        ({"task": "x" * 1_000_001}, "INVALID_ARGUMENT", "task"),
+        ({"context": "x" * 5_000_000}, "INVALID_ARGUMENT", "context"),
+        ({"fallback_models": ["claude-unheard-of"]}, "UNKNOWN_MODEL", "claude-unheard-of"),
+        ({"model": "claude-mythos-preview"}, "RETIRED_MODEL", "2026-06-30"),
+        ({"output_schema": {"type": "objekt"}}, "INVALID_ARGUMENT", "output_schema"),
+        ({"resume": "d-1"}, "NOT_FOUND", "d-1"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
@@ -47,7 +51,7 @@ async def test_bad_input_is_one_sentence_and_starts_nothing(
     assert says in refusal
     assert b.claude.requests == []
     assert await b.reservations() == []
-    assert not b.services.delegations._delegations
+    assert await b.kept() == []
 
 
 async def test_without_an_api_key_one_sentence_says_so(bench: OpenBench) -> None:

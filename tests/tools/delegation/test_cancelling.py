@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -12,9 +13,11 @@ import pytest
 
 from budget_server.demo.scripted_claude import Failure, ToolCall, Turn
 from budget_tools.delegation import turn
+from budget_tools.delegation.loop import Delegation
+from budget_tools.delegation.records import Task
 from budget_tools.delegation.stop import Stop
-from budget_tools.delegation.turn import TurnPlan, TurnResult, TurnTaker
-from tools.delegation.harness import MODEL, PATIENCE_SECONDS, Bench, OpenBench, background, happens, shed
+from budget_tools.delegation.store import Call
+from tools.delegation.harness import MODEL, PATIENCE_SECONDS, Bench, OpenBench, background, happens, kept, shed
 
 pytestmark = pytest.mark.anyio
 
@@ -36,13 +39,13 @@ async def cancelled_call(b: Bench, **arguments: object) -> AsyncIterator[Callabl
 
 async def ended(b: Bench) -> dict[str, Any]:
     """Wait for the bench's one delegation, and give its result."""
-    (delegation,) = b.services.delegations._delegations.values()
-    return await b.status(delegation.id, wait_seconds=PATIENCE_SECONDS)
+    (delegation,) = await b.kept()
+    return await b.status(delegation.delegation_id, wait_seconds=PATIENCE_SECONDS)
 
 
 async def doing(b: Bench, running: dict[str, Any], what: str) -> None:
     """Wait until a delegation says that it does this."""
-    delegation = b.services.delegations.get(running["delegation_id"])
+    delegation = b.running(running["delegation_id"])
     with anyio.fail_after(PATIENCE_SECONDS):
         while what not in delegation.doing:
             await delegation.next_change()
@@ -155,7 +158,7 @@ async def test_cancelling_before_the_request_leaves_holds_and_sends_nothing(benc
     """Design: before the reserve nothing is held, and afterwards what was not sent is released."""
     b = await bench([Turn(text="Never.")] * 3)
     running = await b.delegate(wait_seconds=0)
-    b.services.delegations.get(running["delegation_id"]).stop.request()
+    b.running(running["delegation_id"]).stop.request()
 
     result = await b.status(running["delegation_id"], wait_seconds=5)
 
@@ -168,7 +171,7 @@ async def test_a_stop_at_any_step_leaves_the_books_straight(bench: OpenBench, st
     """Design, when things go wrong: every column of the row "host cancels"; the fixture checks the books."""
     b = await bench([Turn(text="One.", tool_calls=(ToolCall("shed__none"),)), Turn(text="Two.")])
     running = await b.delegate(wait_seconds=0, tools=["shed__count"])
-    delegation = b.services.delegations.get(running["delegation_id"])
+    delegation = b.running(running["delegation_id"])
     for _ in range(2 * step * step):
         await anyio.lowlevel.checkpoint()
     delegation.stop.request()
@@ -181,7 +184,7 @@ async def test_a_stop_at_any_step_leaves_the_books_straight(bench: OpenBench, st
     assert b.sent <= sum(1 for record in result["turns"] if record.get("charged"))
 
 
-async def test_an_ending_process_settles_what_is_out_within_two_seconds(bench: OpenBench) -> None:
+async def test_an_ending_process_settles_what_is_out_within_two_seconds(bench: OpenBench, tmp_path: Path) -> None:
     """Design: SIGTERM and SIGINT settle what runs, within two seconds."""
     b = await bench([Turn(text="Never.", hold=anyio.Event())] * 3)
     running = [(await b.delegate(wait_seconds=0))["delegation_id"] for _ in range(3)]
@@ -190,8 +193,8 @@ async def test_an_ending_process_settles_what_is_out_within_two_seconds(bench: O
     with anyio.fail_after(2):
         await b.services.aclose()
 
-    for delegation_id in running:
-        delegation = b.services.delegations.get(delegation_id)
+    for delegation in await kept(tmp_path / "data"):
+        assert delegation.delegation_id in running
         assert delegation.status == "cancelled"
         assert [record.actual_source for record in delegation.turns] == ["bound"]
 
@@ -209,29 +212,26 @@ async def test_after_the_end_nothing_new_is_delegated(bench: OpenBench) -> None:
 async def test_a_cancelled_scope_around_a_turn_cannot_reach_its_reservation(bench: OpenBench) -> None:
     """Design, turn by turn, 5: a shielded scope around the stream reservation: unshielded, a cancel loses money."""
     b = await bench([Turn(text="Never.", hold=anyio.Event())])
-    stop, results = Stop(), list[TurnResult]()
-    request = {"model": MODEL, "max_tokens": 16, "messages": [{"role": "user", "content": "Hello"}]}
-    plan = TurnPlan(delegation_id="d", number=1, key="k", request=request, bound_microcents=1_000_000)
-    turns = TurnTaker(cycles=b.services.cycles, claude=b.services.claude, prices=b.services.prices)
-
-    async def take() -> None:
-        results.append(await turns.take(plan, b.services.subject, stop, lambda _: None))
+    runner, store = b.services.delegations, b.services.delegation_store
+    task = Task(task="Do it.", model=MODEL, max_turns=1, max_output_tokens=16, levels=b.services.subject.levels)
+    call = Call(tenant="local", idempotency_key="k", request="{}")
+    stored = await store.start(call, "d", task, parent_id="", depth=1)
+    delegation = Delegation(stored, (), {}, runner._means())
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(take)
+        tasks.start_soon(delegation.run)
         request_out = await b.held(1)
         tasks.cancel_scope.cancel()
         with anyio.CancelScope(shield=True):
             await b.reservations()  # gives the cancellation time to do its worst
             (held,) = await b.reservations()
             was_left_alone = not request_out.disconnected.is_set()
-        stop.request()
+        delegation.stop.request()
 
-    (result,) = results
+    (turn_,) = delegation.turns
     (settled,) = await b.reservations()
     assert (held["status"], was_left_alone, settled["status"]) == ("ACTIVE", True, "COMMITTED")
-    assert result.record.charged == result.record.reserved
-    b.outside_microcents = plan.bound_microcents
+    assert turn_.charged == turn_.reserved
 
 
 async def test_an_event_loop_that_ends_charges_what_is_out(bench: OpenBench) -> None:
@@ -240,7 +240,7 @@ async def test_an_event_loop_that_ends_charges_what_is_out(bench: OpenBench) -> 
     running = await b.delegate(wait_seconds=0)
     await b.held(1)
 
-    (task,) = b.services.delegations._tasks
+    (task,) = (each for each in b.services.delegations._tasks if each.get_name().startswith("delegation-0"))
     task.cancel()
     with anyio.fail_after(PATIENCE_SECONDS):
         await asyncio.wait([task])
@@ -259,7 +259,7 @@ async def test_an_event_loop_that_ends_while_tools_run_leaves_nobody_waiting(ben
         running = await b.delegate(wait_seconds=0, tools=["shed__hang"])
         await happens(knocked)
         async with background(lambda: b.status(running["delegation_id"], wait_seconds=PATIENCE_SECONDS)) as results:
-            (task,) = b.services.delegations._tasks
+            (task,) = (each for each in b.services.delegations._tasks if each.get_name().startswith("delegation-0"))
             task.cancel()
 
     assert [(result["status"], result["text"]) for result in results] == [("cancelled", "So far.")]

@@ -71,7 +71,7 @@ async def test_the_same_key_with_another_task_is_refused(bench: OpenBench, other
     refusal = await b.refused(idempotency_key="k-1", **other)
 
     assert refusal.startswith("IDEMPOTENCY_MISMATCH: ")
-    assert (b.sent, len(b.services.delegations._delegations)) == (1, 1)
+    assert (b.sent, len(await b.kept())) == (1, 1)
 
 
 async def test_without_a_key_every_call_is_a_new_delegation(bench: OpenBench) -> None:
@@ -108,7 +108,7 @@ async def test_a_host_that_hears_progress_slowly_still_hears_the_end_at_once(ben
     go_on = anyio.Event()
     b = await bench([Turn(text="Done.", hold=go_on)])
     running = await b.delegate(wait_seconds=0)
-    delegation = b.services.delegations.get(running["delegation_id"])
+    delegation = b.running(running["delegation_id"])
 
     async def linger(progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG001 - the SDK names them
         go_on.set()
@@ -143,20 +143,3 @@ async def test_more_than_this_process_runs_is_refused(bench: OpenBench) -> None:
         await b.delegate(wait_seconds=0)
 
     assert "16 delegations" in await b.refused()
-
-
-async def test_finished_delegations_are_forgotten_in_the_end_but_running_ones_never(
-    bench: OpenBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A server that runs for months must not grow with every delegation; and a forgotten key starts afresh."""
-    monkeypatch.setattr("budget_tools.delegation.runner.MAX_KEPT", 2)
-    b = await bench([Turn(text="Never.", hold=anyio.Event())])
-    held = await b.delegate(wait_seconds=0, idempotency_key="held")
-    await b.held(1)
-    spent = [(await b.delegate(idempotency_key=f"k-{number}", budget_usd=0))["status"] for number in range(4)]
-
-    kept = b.services.delegations._delegations
-    assert spent == ["budget_exhausted"] * 4
-    assert len(kept) == 2
-    assert held["delegation_id"] in kept
-    assert (await b.delegate(wait_seconds=0, idempotency_key="held"))["delegation_id"] == held["delegation_id"]

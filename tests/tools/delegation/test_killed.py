@@ -14,7 +14,7 @@ from budget_server.authority.store import LedgerStore
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
 from budget_server.services import LEDGER_FILE
 from budget_server.storage.file import wall_ms
-from budget_tools.delegation.turn import LEASE_MS
+from budget_tools.delegation.spending import LEASE_MS
 from tools.delegation.harness import PATIENCE_SECONDS, ledger_balance
 
 pytestmark = pytest.mark.anyio

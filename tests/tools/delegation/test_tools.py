@@ -247,7 +247,7 @@ async def test_a_server_that_is_of_no_use_is_one_sentence_and_starts_nothing(
     assert "'shed'" in first
     assert "TaskGroup" not in first
     assert first == second
-    assert (b.claude.requests, b.services.delegations._delegations) == ([], {})
+    assert (b.claude.requests, await b.kept()) == ([], [])
 
 
 async def test_a_server_that_never_answers_is_given_up_and_stopped(

@@ -144,7 +144,8 @@ async def test_each_turn_has_a_reservation_of_its_own(bench: OpenBench) -> None:
 
     result = await b.delegate(tools=TOOLS)
 
-    rows = await b.reservations()
+    (held,), rows = await b.held_and_spent()
+    assert held["status"] == "RELEASED"
     assert [turn["number"] for turn in result["turns"]] == [1, 2, 3]
     assert [row["reservation_id"] for row in rows] == [turn["reservation_id"] for turn in result["turns"]]
     assert [f"turn-{number}" in row["action"]["tags"] for number, row in enumerate(rows, 1)] == [True] * 3

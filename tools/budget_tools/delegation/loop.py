@@ -1,7 +1,8 @@
 """The conversation of one delegation: turns until Claude is done or a limit stops it.
 
-Nothing here spends: a turn does, and only under its reservation (``turn.py``). Whatever stops the loop, what was
-answered so far is kept and returned.
+Nothing here spends: a turn does, and only under its reservation (``spending.py``). Nothing matters before it is written
+down (``log.py``). Which turn comes next, and whether it is the last, is chosen in ``choice.py``; this module says why a
+turn must be the last, and what follows from how it ended.
 """
 
 import asyncio
@@ -9,23 +10,30 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import anyio
 from runcycles import AsyncCyclesClient
 
-from budget_tools.cycles import remaining
-from budget_tools.delegation.claude import Claude, Reply, ToolUse
-from budget_tools.delegation.policy import fit_turn
-from budget_tools.delegation.records import Status, Task, ToolCallRecord, TurnRecord
+from budget_tools.delegation.caps import Allowance
+from budget_tools.delegation.choice import LAST_STEP, Denied, Landing, Taken, TurnChooser
+from budget_tools.delegation.claude import Claude, Reply
+from budget_tools.delegation.conversation import Conversation, notice, opening
+from budget_tools.delegation.log import DelegationLog
+from budget_tools.delegation.purse import Purse
+from budget_tools.delegation.records import Status, Task, TurnRecord
+from budget_tools.delegation.request import RequestBuilder
+from budget_tools.delegation.runaway import RunawayWatch
+from budget_tools.delegation.spending import Spender
 from budget_tools.delegation.stop import Stop
-from budget_tools.delegation.toolbox import SubagentTool, ToolOutcome, failed
-from budget_tools.delegation.turn import TurnPlan, TurnResult, TurnTaker
-from budget_tools.errors import AuthorityError, BudgetError
-from budget_tools.ids import time_ordered_id
-from budget_tools.money import USD_MICROCENTS, Money, format_usd
+from budget_tools.delegation.store import DelegationStore, Message, Outcome, Stored
+from budget_tools.delegation.structured import Mismatch, OutputSchema, repair_notice
+from budget_tools.delegation.tool_calls import ToolCaller
+from budget_tools.delegation.toolbox import SubagentTool
+from budget_tools.delegation.turn import TurnResult, TurnTaker
+from budget_tools.errors import BudgetError
+from budget_tools.money import Money, format_usd
 from budget_tools.pricing import PriceBook
-from budget_tools.tokens import most_input_tokens, with_margin
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +46,10 @@ _CUT_BY: Mapping[OutputLimit, tuple[Status, str]] = {
     "caps": ("budget_exhausted", "The answer was cut at the length that the budget's caps allow."),
 }
 
-_CANCELLED = "It was cancelled; what was in flight is settled."
+_GO_ON = "You may go on with the task: you have at most {turns} more turns."
+_NOT_RUN = "Not run: the delegation was stopped first. Ask again if it is still needed."
 
-MAX_FITS = 4
-"""How often a turn is fitted anew while others take what remains in between."""
+_CANCELLED = Outcome(status="cancelled", hint="It was cancelled; what was in flight is settled.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,224 +59,338 @@ class Means:
     cycles: AsyncCyclesClient
     claude: Claude
     prices: PriceBook
-    turns: TurnTaker
+    store: DelegationStore
+    max_seconds: float
+    """How long a delegation may run at a stretch."""
 
 
 class Delegation:
-    """One delegation: its conversation, its turns and how it stands.
+    """One running delegation: its conversation, its turns and how it stands.
 
     Args:
-        delegation_id: its name towards the caller.
-        task: what is to be done.
+        stored: how it stands in the store.
+        messages: its conversation so far; empty for a new one.
         tools: what the sub-agent may use, by name.
         means: what it works with.
     """
 
-    def __init__(self, delegation_id: str, task: Task, tools: Mapping[str, SubagentTool], means: Means) -> None:
-        self.id = delegation_id
-        self.task = task
-        self.status: Status = "running"
-        self.turns: list[TurnRecord] = []
-        self.text = ""
-        self.hint = ""
-        self.remaining: Money | None = None
+    def __init__(
+        self, stored: Stored, messages: Sequence[Message], tools: Mapping[str, SubagentTool], means: Means
+    ) -> None:
+        self.id = stored.delegation_id
+        self.task: Task = stored.task
+        self.outcome: Outcome | None = None
         self.doing = "starting"
         self.steps = 0
         self.stop = Stop()
-        self._tools = tools
-        self._means = means
+        self.nested_microcents = stored.children_spent_microcents
+        """What delegations that its sub-agent made were charged, as it stood when this one last began or ended."""
         self._changed = anyio.Event()
-        opening = f"{task.task}\n\n{task.context}" if task.context else task.task
-        self._messages: list[dict[str, Any]] = [{"role": "user", "content": opening}]
-        self._prompt_tokens: int | None = None
-        """No fewer tokens than the next turn's prompt has, once the API has said how long the last one was."""
+        self._conversation = Conversation(messages)
+        self._tenant = stored.tenant
+        self._store = means.store
+        self._log = DelegationLog(means.store, stored)
+        spender = Spender(cycles=means.cycles, log=self._log)
+        self._purse = Purse(cycles=means.cycles, spender=spender, log=self._log, subject=self.task.subject)
+        self._schema = None if self.task.output_schema is None else OutputSchema.parse(self.task.output_schema)
+        requests = RequestBuilder(self.task, tools, self._schema)
+        self._has_tools = requests.has_tools
+        self._chooser = TurnChooser(
+            self.task,
+            requests=requests,
+            prices=means.prices,
+            claude=means.claude,
+            turns=TurnTaker(
+                claude=means.claude,
+                prices=means.prices,
+                spender=spender,
+                log=self._log,
+                stop=self.stop,
+                tell=self._tell,
+            ),
+            purse=self._purse,
+            log=self._log,
+            stop=self.stop,
+            tell=self._tell,
+        )
+        self._caller = ToolCaller(tools, spender=spender, log=self._log, subject=self.task.subject, stop=self.stop)
+        self._watch = RunawayWatch(max_seconds=means.max_seconds)
+        self._started_at = time.monotonic()
+        self._has_repaired = False
+        self._landing: Landing | None = None
+        """Set once the next turn must be the last."""
+
+    # -- how it stands ----------------------------------------------------------------------------------------------
+
+    @property
+    def turns(self) -> Sequence[TurnRecord]:
+        """The turns so far."""
+        return self._log.turns
+
+    @property
+    def text(self) -> str:
+        """The sub-agent's last words."""
+        return self._log.text
 
     @property
     def spent_microcents(self) -> int:
-        """What its turns were charged so far."""
-        return sum(turn.charged.amount for turn in self.turns if turn.charged is not None)
+        """What its turns and their tools were charged so far."""
+        return self._log.spent_microcents
+
+    @property
+    def remaining(self) -> Money | None:
+        """What remained of its budget after the last turn, if that is known."""
+        return self._purse.remaining
 
     @property
     def is_done(self) -> bool:
         """Whether it has stopped, with all of its turns settled."""
-        return self.status != "running"
+        return self.outcome is not None
 
     async def next_change(self) -> None:
         """Wait until ``doing`` is told anew; returns at once when nothing will be, because it is done."""
         if not self.is_done:
             await self._changed.wait()
 
+    # -- running ----------------------------------------------------------------------------------------------------
+
     async def run(self) -> None:
-        """Take turns until there is a reason to stop; a caller reads the reason in ``status`` and ``hint``."""
+        """Take turns until there is a reason to stop, which ``outcome`` then tells."""
+        outcome = Outcome(status="failed", hint="This server failed; its log on standard error says how.")
         try:
-            while not self.is_done:
-                await self._take_turn()
+            outcome = await self._work()
         except BudgetError as exc:
-            self._finish("failed", f"{exc.code}: {exc.message}")
+            outcome = Outcome(status="failed", hint=f"{exc.code}: {exc.message}")
         except asyncio.CancelledError:
             # The event loop is ending; nobody may be left waiting for this delegation.
-            self._finish("cancelled", _CANCELLED)
+            outcome = _CANCELLED
             raise
         except Exception:
             logger.exception("Delegation %s failed by a fault of this server", self.id)
-            self._finish("failed", "This server failed; its log on standard error says how.")
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._end(outcome)
+
+    async def _work(self) -> Outcome:
+        await self._pick_up()
+        while True:
+            outcome = await self._take_turn()
+            if outcome is not None:
+                return outcome
+
+    async def _end(self, outcome: Outcome) -> None:
+        """Give back what is held, and write the end down."""
+        try:
+            if self._purse.held is not None:
+                await self._purse.release()
+                await self._purse.look()
+            await self._log.finish(outcome)
+            if self._has_tools:
+                self.nested_microcents = (await self._store.find(self._tenant, self.id)).children_spent_microcents
+        except BudgetError as exc:
+            logger.error("The end of delegation %s was not written down: %s", self.id, exc.message)  # noqa: TRY400
+        finally:
+            self.outcome = outcome
+            self._tell(self._progress(outcome.status))
+
+    async def _pick_up(self) -> None:
+        """Begin the conversation, or bring one that stopped to where it can go on."""
+        if not self._conversation.messages:
+            await self._say(opening(self.task))
+        elif self._conversation.open_tool_uses():
+            await self._say(self._conversation.results_of_interrupted())
+        elif self._conversation.messages[-1].role == "assistant":
+            await self._say(notice(_GO_ON.format(turns=self.task.max_turns - self._turns_taken)))
+
+    async def _say(self, *messages: Message) -> None:
+        await self._log.note_messages(*messages)
+        self._conversation.append(*messages)
 
     # -- one turn ---------------------------------------------------------------------------------------------------
 
-    async def _take_turn(self) -> None:
+    @property
+    def _turns_taken(self) -> int:
+        """Turns that cost something, or may have."""
+        return sum(turn.charged is not None for turn in self._log.turns)
+
+    async def _take_turn(self) -> Outcome | None:
+        """Take the next turn, and say how the delegation ended if it did."""
         if self.stop.is_requested():
-            self._finish("cancelled", _CANCELLED)
-            return
-        if len(self.turns) >= self.task.max_turns:
-            self._finish("max_turns", f"It took all of its {self.task.max_turns} turns: allow more with max_turns.")
-            return
-        taken = await self._fitted_turn()
-        if taken is None:
-            return
-        result, limit = taken
-        if result.reply is not None:
-            await self._take_in(result.reply, result.record, limit)
-        elif self.stop.is_requested():
-            self._finish("cancelled", _CANCELLED)
-        else:
-            reason = result.failure.message if result.failure is not None else "The turn was interrupted."
-            unknown = " What it cost is not known, so its bound was charged." if result.record.charged else ""
-            self._finish("failed", f"{reason}{unknown}")
+            return _CANCELLED
+        if self._turns_taken >= self.task.max_turns:
+            return Outcome(status="max_turns", hint=self._all_turns_taken())
+        warning = self._consider_landing()
+        taken: Taken | Denied | None = None
+        if self._landing is None:
+            taken = await self._chooser.ordinary(self._conversation, warning)
+            if self.stop.is_requested() and not isinstance(taken, Taken):
+                return _CANCELLED
+            if isinstance(taken, Denied):
+                if taken.is_final or self._purse.held is None:
+                    return taken.outcome
+                self._landing = taken.landing
+            elif taken is None:
+                if not self._has_tools:
+                    return self._nothing_fits()
+                self._landing = self._out_of_money()
+        if self._landing is not None:
+            taken = await self._chooser.last(self._conversation, self._landing)
+        if isinstance(taken, Taken):
+            return await self._after(taken)
+        if self.stop.is_requested():
+            return _CANCELLED
+        return self._nothing_fits() if taken is None else taken.outcome
 
-    async def _fitted_turn(self) -> tuple[TurnResult, OutputLimit] | None:
-        """Fit a turn into the money and take it; ``None`` where the money or a stop ends the delegation before it.
+    def _consider_landing(self) -> str:
+        """Set why the next turn must be the last, or give a warning that the sub-agent is to hear."""
+        if self._landing is not None or not self._has_tools:
+            return ""
+        verdict = self._watch.verdict(time.monotonic() - self._started_at)
+        if verdict is not None and verdict.must_land:
+            reason = verdict.notice.rstrip(".")
+            self._landing = Landing(status="failed", hint=f"It was made to stop. {verdict.notice}", reason=reason)
+        elif self._turns_taken + 1 >= self.task.max_turns:
+            turns = self.task.max_turns
+            reason = f"it is turn {turns} of {turns}" if turns > 1 else "you have only one"
+            self._landing = Landing(status="max_turns", hint=self._all_turns_taken(), reason=reason)
+        elif self._chooser.steps_left is not None and self._chooser.steps_left <= 1:
+            self._landing = LAST_STEP
+        return "" if verdict is None else verdict.notice
 
-        Beside the result: what limits the length of the answer.
-        """
-        number = len(self.turns) + 1
-        request = self._request()
-        input_tokens = await self._input_bound(request)
-        wanted = self.task.max_output_tokens
-        allowed = self._own_limit_left()
-        for _ in range(MAX_FITS):
-            if self.stop.is_requested():
-                self._finish("cancelled", _CANCELLED)
-                return None
-            fit = fit_turn(
-                self._means.prices,
-                self.task.model,
-                input_tokens=input_tokens,
-                wanted_output_tokens=wanted,
-                allowed_microcents=allowed,
-            )
-            if fit is None:
-                break
-            self._tell(f"turn {number}: asking {self.task.model}, at most ${format_usd(fit.bound_microcents)}")
-            plan = TurnPlan(
-                delegation_id=self.id,
-                number=number,
-                key=time_ordered_id(),
-                request={**request, "max_tokens": fit.max_output_tokens},
-                bound_microcents=fit.bound_microcents,
-            )
-            result = await self._means.turns.take(plan, self.task.subject, self.stop, self._tell)
-            if result.denial is None:
-                self.turns.append(result.record)
-                await self._look_at_budget()
-                return result, _limit_of(result, fit.max_output_tokens, wanted)
-            await self._look_at_budget()
-            if result.denial.reason_code != "BUDGET_EXCEEDED" or self.remaining is None:
-                self._finish("budget_exhausted", f"{result.denial.reason_code}: {result.denial.hint}")
-                return None
-            # It may still fit with a shorter answer; what remains may also have changed by the time we ask again.
-            left = max(self.remaining.amount, 0)
-            allowed = left if allowed is None else min(left, allowed)
-        self._exhausted(number)
+    async def _after(self, taken: Taken) -> Outcome | None:
+        """Go on by what came of a turn."""
+        result = taken.result
+        record = result.record
+        self._conversation = taken.conversation
+        self._conversation.append(*result.messages)
+        self._conversation.note_usage(record)
+        is_measured = record.charged is not None and record.actual_source == "usage"
+        self._watch.note_turn(record.charged.amount if record.charged is not None and is_measured else 0)
+        self._note_steps(result.allowance)
+        if self._landing is None and result.prepared.is_last:
+            self._landing = LAST_STEP
+        if result.reply is None:
+            return self._without_reply(result)
+        outcome = await self._by_stop_reason(result.reply, result)
+        if outcome is None and result.allowance.cooldown_ms:
+            seconds = result.allowance.cooldown_ms / 1_000
+            self._tell(self._progress(f"turn {record.number}: the budget's caps ask to wait {seconds:g} s"))
+            with self.stop.interruptible():
+                await anyio.sleep(seconds)
+        return outcome
+
+    def _note_steps(self, allowance: Allowance) -> None:
+        steps = [each for each in (self._chooser.steps_left, allowance.max_steps) if each is not None]
+        self._chooser.steps_left = min(steps) - 1 if steps else None
+
+    def _without_reply(self, result: TurnResult) -> Outcome:
+        if self.stop.is_requested():
+            return _CANCELLED
+        reason = result.failure.message if result.failure is not None else "The turn was interrupted."
+        unknown = " What it cost is not known, so its bound was charged." if result.record.charged else ""
+        return Outcome(status="failed", hint=f"{reason}{unknown}")
+
+    async def _by_stop_reason(self, reply: Reply, result: TurnResult) -> Outcome | None:
+        landing = self._landing
+        match reply.stop_reason:
+            case None:
+                hint = "The answer broke off. What it cost is not known, so its bound was charged."
+                return Outcome(status="failed", hint=hint)
+            case "refusal":
+                return Outcome(status="refused", hint="Claude declined the task.")
+            case _ if landing is not None and not landing.is_repair:
+                return self._landed(reply, landing)
+            case "tool_use" if reply.tool_uses:
+                return await self._use_tools(reply, result)
+            case "end_turn" | "stop_sequence":
+                return await self._answered(reply)
+            case "max_tokens":
+                return self._cut(result)
+            case other:
+                hint = f"Claude stopped for a reason that cannot be continued: {other}."
+                return Outcome(status="failed", hint=hint)
+
+    async def _use_tools(self, reply: Reply, result: TurnResult) -> Outcome | None:
+        if self.stop.is_requested():
+            await self._say(self._conversation.results(_NOT_RUN))
+            return _CANCELLED
+        names = ", ".join(tool_use.name for tool_use in reply.tool_uses)
+        self._tell(self._progress(f"turn {result.record.number} asks for {names}"))
+        message, outcomes = await self._caller.call_all(reply.tool_uses, result.record, result.allowance)
+        self._conversation.append(message)
+        for tool_use in reply.tool_uses:
+            if (outcome := outcomes.get(tool_use.id)) is not None:
+                self._watch.note_tool_call(tool_use.name, tool_use.input, outcome.content, outcome.is_error)
         return None
 
-    async def _look_at_budget(self) -> None:
-        """Note what remains, if it can be read: a turn that was paid for is not lost over it."""
-        try:
-            self.remaining = await remaining(self._means.cycles, self.task.subject, USD_MICROCENTS)
-        except AuthorityError as exc:
-            logger.warning("What remains of the budget is not known: %s", exc.message)
-            self.remaining = None
+    # -- answers ----------------------------------------------------------------------------------------------------
 
-    async def _take_in(self, reply: Reply, record: TurnRecord, limit: OutputLimit) -> None:
-        """Continue by the stop reason of a complete reply."""
-        if reply.text:
-            self.text = reply.text
-        if reply.stop_reason == "tool_use" and reply.tool_uses:
-            if record.number < self.task.max_turns and not self.stop.is_requested():
-                await self._use_tools(reply, record)
-        elif reply.stop_reason in ("end_turn", "stop_sequence"):
-            self._finish("completed")
+    async def _answered(self, reply: Reply) -> Outcome | None:
+        """Take a final answer; one that does not fit the schema may be given once more, within the same limits."""
+        if self._schema is None:
+            return Outcome(status="completed")
+        checked = self._schema.check(reply.text)
+        if not isinstance(checked, Mismatch):
+            return Outcome(status="completed", structured=checked.value)
+        hint = f"The answer does not fit output_schema: {checked.problem}"
+        if self._has_repaired:
+            return Outcome(status="failed", hint=hint)
+        if self._turns_taken >= self.task.max_turns:
+            return Outcome(status="max_turns", hint=f"{hint} There was no turn left to mend it.")
+        self._has_repaired = True
+        if self._has_tools:
+            self._landing = Landing(status="failed", hint=hint, is_repair=True)
+        await self._say(notice(repair_notice(checked)))
+        return None
+
+    def _landed(self, reply: Reply, landing: Landing) -> Outcome:
+        """Say how a delegation ended whose last turn was its last, whatever it said."""
+        hint = landing.hint
+        if not reply.text:
+            hint = f"{hint} Its last turn brought no answer (stop reason {reply.stop_reason})."
         elif reply.stop_reason == "max_tokens":
-            self._finish(*_CUT_BY[limit])
-        elif reply.stop_reason == "refusal":
-            self._finish("refused", "Claude declined the task.")
-        elif reply.stop_reason is None:
-            self._finish("failed", "The answer broke off. What it cost is not known, so its bound was charged.")
-        else:
-            self._finish("failed", f"Claude stopped for a reason that cannot be continued: {reply.stop_reason}.")
+            hint = f"{hint} Its last answer was cut."
+        if self._schema is None:
+            return Outcome(status=landing.status, hint=hint)
+        checked = self._schema.check(reply.text)
+        if isinstance(checked, Mismatch):
+            return Outcome(status=landing.status, hint=f"{hint} It does not fit output_schema: {checked.problem}")
+        return Outcome(status=landing.status, hint=hint, structured=checked.value)
 
-    # -- the sub-agent's tools --------------------------------------------------------------------------------------
+    def _cut(self, result: TurnResult) -> Outcome | None:
+        """End with an answer that was cut, or have a shorter one said where money that is held affords it."""
+        max_tokens = result.prepared.request["max_tokens"]
+        limit: OutputLimit = "task"
+        if max_tokens < self.task.max_output_tokens:
+            limit = "caps" if result.allowance.max_tokens == max_tokens else "budget"
+        if limit == "budget" and self._purse.held is not None:
+            self._landing = self._out_of_money()
+            return None
+        status, hint = _CUT_BY[limit]
+        return Outcome(status=status, hint=hint)
 
-    async def _use_tools(self, reply: Reply, record: TurnRecord) -> None:
-        """Run all tools that a reply asks for, side by side, and append their results in the order asked."""
-        outcomes: dict[str, ToolOutcome] = {}
-        records: dict[str, ToolCallRecord] = {}
+    # -- limits -----------------------------------------------------------------------------------------------------
 
-        async def use(tool_use: ToolUse) -> None:
-            started = time.monotonic()
-            outcome = await self._use(tool_use)
-            duration_ms = round((time.monotonic() - started) * 1_000)
-            outcomes[tool_use.id] = outcome
-            records[tool_use.id] = ToolCallRecord(name=tool_use.name, ok=not outcome.is_error, duration_ms=duration_ms)
+    def _all_turns_taken(self) -> str:
+        return f"It took all of its {self.task.max_turns} turns: resume it with a larger max_turns for more."
 
-        names = ", ".join(tool_use.name for tool_use in reply.tool_uses)
-        self._tell(self._progress(f"turn {record.number} asks for {names}"))
-        with self.stop.interruptible():
-            async with anyio.create_task_group() as tasks:
-                for tool_use in reply.tool_uses:
-                    tasks.start_soon(use, tool_use)
-        record.tool_calls = [records[tool_use.id] for tool_use in reply.tool_uses if tool_use.id in records]
-        if self.stop.is_requested():
-            return
-        results = [_tool_result(tool_use, outcomes[tool_use.id]) for tool_use in reply.tool_uses]
-        self._messages.append({"role": "assistant", "content": list(reply.content)})
-        self._messages.append({"role": "user", "content": results})
-        self._prompt_tokens = _next_prompt_tokens(record, results)
+    def _out_of_money(self) -> Landing:
+        return Landing(
+            status="budget_exhausted",
+            hint=f"{self._what_ended()} covered no more than a last answer: raise it and resume for more.",
+            reason="what is left of the budget covers no more than this answer",
+        )
 
-    async def _use(self, tool_use: ToolUse) -> ToolOutcome:
-        tool = self._tools.get(tool_use.name)
-        if tool is None:
-            return failed(f"There is no tool {tool_use.name!r} here.")
-        return await tool.call(tool_use.input)
+    def _nothing_fits(self) -> Outcome:
+        number = len(self._log.turns) + 1
+        hint = f"{self._what_ended()} does not cover the worst case of turn {number}, so it was not sent."
+        if self._landing is not None and self._landing.status != "budget_exhausted":
+            hint = f"{self._landing.hint} {hint}"
+        return Outcome(status="budget_exhausted", hint=hint)
 
-    # -- limits and bounds ------------------------------------------------------------------------------------------
-
-    def _request(self) -> dict[str, Any]:
-        request: dict[str, Any] = {"model": self.task.model, "messages": self._messages}
-        if self.task.system:
-            request["system"] = self.task.system
-        if self._tools:
-            request["tools"] = [tool.wire() for tool in self._tools.values()]
-        return request
-
-    async def _input_bound(self, request: Mapping[str, Any]) -> int:
-        """Bound the prompt: counted by the API where it will, by the last turn's exact usage, else by its bytes."""
-        if self._prompt_tokens is not None:
-            return with_margin(self._prompt_tokens)
-        with self.stop.interruptible():
-            counted = await self._means.claude.count_input_tokens(request)
-            if counted is not None:
-                return with_margin(counted)
-        return most_input_tokens(request)
-
-    def _own_limit_left(self) -> int | None:
+    def _what_ended(self) -> str:
         limit = self.task.budget_microcents
-        return None if limit is None else max(limit - self.spent_microcents, 0)
-
-    def _exhausted(self, number: int) -> None:
-        limit = self.task.budget_microcents
-        what = "The budget" if limit is None else f"What is left of the budget or of budget_usd (${format_usd(limit)})"
-        self._finish("budget_exhausted", f"{what} does not cover the worst case of turn {number}, so it was not sent.")
+        return "The budget" if limit is None else f"What is left of the budget or of budget_usd (${format_usd(limit)})"
 
     # -- telling ----------------------------------------------------------------------------------------------------
 
@@ -281,30 +403,3 @@ class Delegation:
         self.steps += 1
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
-
-    def _finish(self, status: Status, hint: str = "") -> None:
-        self.status, self.hint = status, hint
-        self._tell(self._progress(status))
-
-
-def _limit_of(result: TurnResult, max_output_tokens: int, wanted: int) -> OutputLimit:
-    capped = result.caps.get("max_tokens") if result.caps is not None else None
-    if capped is not None and capped < max_output_tokens:
-        return "caps"
-    return "budget" if max_output_tokens < wanted else "task"
-
-
-def _tool_result(tool_use: ToolUse, outcome: ToolOutcome) -> dict[str, Any]:
-    result = {"type": "tool_result", "tool_use_id": tool_use.id, "content": list(outcome.content)}
-    return {**result, "is_error": True} if outcome.is_error else result
-
-
-def _next_prompt_tokens(record: TurnRecord, results: Sequence[Mapping[str, Any]]) -> int | None:
-    """Bound the next prompt by the last one, its answer, and what was appended since.
-
-    ``None`` where the API did not say how long they were: then only counting again bounds it.
-    """
-    last_prompt = record.input_tokens + record.cache_read_input_tokens + record.cache_creation_input_tokens
-    if not last_prompt:
-        return None
-    return last_prompt + record.output_tokens + most_input_tokens({"messages": [{"role": "user", "content": results}]})

@@ -2,10 +2,17 @@
 
 from dataclasses import dataclass
 
-from budget_tools.pricing import PriceBook
+from budget_tools.errors import InvalidArgumentError
+from budget_tools.pricing import PLAIN_REQUEST, PriceBook, RequestOptions
 
 MIN_OUTPUT_TOKENS = 256
 """Under this an answer is rarely worth its prompt: the delegation stops instead."""
+
+LANDING_OUTPUT_TOKENS = 1_024
+"""What a last answer is kept back for; where there is more money by then, it may be longer."""
+
+CACHED_REQUEST = RequestOptions(cache="5m")
+"""A request that writes its prompt to the cache, for five minutes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,26 +23,91 @@ class Fit:
     bound_microcents: int
 
 
-def fit_turn(
-    prices: PriceBook, model: str, *, input_tokens: int, wanted_output_tokens: int, allowed_microcents: int | None
-) -> Fit | None:
-    """Choose the output limit of a turn.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fitter:
+    """Fits the turns of one model.
 
     Args:
         prices: the prices in force.
         model: an exact model id.
-        input_tokens: no fewer than the prompt has.
-        wanted_output_tokens: what the caller asked for.
-        allowed_microcents: the most that the turn may cost; ``None`` where nothing limits it yet.
-
-    Returns:
-        ``None`` where not even a short answer fits.
+        options: what its requests say that changes their price.
     """
-    output_tokens = wanted_output_tokens
-    if allowed_microcents is not None:
-        affordable = prices.most_output_tokens(model, input_tokens=input_tokens, amount_microcents=allowed_microcents)
-        output_tokens = min(wanted_output_tokens, affordable)
-        if output_tokens < min(MIN_OUTPUT_TOKENS, wanted_output_tokens):
+
+    prices: PriceBook
+    model: str
+    options: RequestOptions = PLAIN_REQUEST
+
+    def bound(self, *, input_tokens: int, output_tokens: int) -> int:
+        """Give the worst case in microcents."""
+        return self.prices.worst_case(
+            self.model, input_tokens=input_tokens, max_output_tokens=output_tokens, options=self.options
+        )
+
+    def fit(self, *, input_tokens: int, wanted_output_tokens: int, allowed_microcents: int | None) -> Fit | None:
+        """Choose the output limit of a turn.
+
+        Args:
+            input_tokens: no fewer than the prompt has.
+            wanted_output_tokens: what the caller asked for.
+            allowed_microcents: the most that the turn may cost; ``None`` where nothing limits it yet.
+
+        Returns:
+            ``None`` where not even a short answer fits.
+        """
+        output_tokens = wanted_output_tokens
+        if allowed_microcents is not None:
+            affordable = self.prices.most_output_tokens(
+                self.model, input_tokens=input_tokens, amount_microcents=allowed_microcents, options=self.options
+            )
+            output_tokens = min(wanted_output_tokens, affordable)
+            if output_tokens < min(MIN_OUTPUT_TOKENS, wanted_output_tokens):
+                return None
+        bound = self.bound(input_tokens=input_tokens, output_tokens=output_tokens)
+        return Fit(max_output_tokens=output_tokens, bound_microcents=bound)
+
+    def kept_back(self, *, input_tokens: int, output_tokens: int, wanted_output_tokens: int) -> int:
+        """Give what a last answer costs at most, after a turn of this length.
+
+        Args:
+            input_tokens: of the turn before it.
+            output_tokens: the most that the turn before it may add.
+            wanted_output_tokens: the longest answer that the caller asked for.
+        """
+        return self.bound(
+            input_tokens=input_tokens + output_tokens,
+            output_tokens=min(LANDING_OUTPUT_TOKENS, wanted_output_tokens),
+        )
+
+    def fit_with_landing(self, *, input_tokens: int, wanted_output_tokens: int, allowed_microcents: int) -> Fit | None:
+        """Choose the output limit of a turn so that it and the last answer after it both fit.
+
+        Returns:
+            ``None`` where not even a short answer fits.
+        """
+        least, most = min(MIN_OUTPUT_TOKENS, wanted_output_tokens), wanted_output_tokens
+        if self._with_landing(input_tokens, least, wanted_output_tokens) > allowed_microcents:
             return None
-    bound = prices.worst_case(model, input_tokens=input_tokens, max_output_tokens=output_tokens)
-    return Fit(max_output_tokens=output_tokens, bound_microcents=bound)
+        while least < most:
+            middle = (least + most + 1) // 2
+            if self._with_landing(input_tokens, middle, wanted_output_tokens) <= allowed_microcents:
+                least = middle
+            else:
+                most = middle - 1
+        bound = self.bound(input_tokens=input_tokens, output_tokens=least)
+        return Fit(max_output_tokens=least, bound_microcents=bound)
+
+    def _with_landing(self, input_tokens: int, output_tokens: int, wanted_output_tokens: int) -> int:
+        return self.bound(input_tokens=input_tokens, output_tokens=output_tokens) + self.kept_back(
+            input_tokens=input_tokens, output_tokens=output_tokens, wanted_output_tokens=wanted_output_tokens
+        )
+
+
+def request_options(prices: PriceBook, model: str, *, grows: bool) -> RequestOptions:
+    """Say whether prompt caching pays: where the conversation may grow, and the model has a price for it."""
+    if not grows:
+        return PLAIN_REQUEST
+    try:
+        prices.worst_case(model, input_tokens=1, max_output_tokens=1, options=CACHED_REQUEST)
+    except InvalidArgumentError:
+        return PLAIN_REQUEST
+    return CACHED_REQUEST

@@ -16,6 +16,10 @@ RESUMABLE: frozenset[Status] = frozenset({"budget_exhausted", "max_turns", "canc
 """How a delegation may have stopped and yet have something left to do."""
 
 
+PARENT_META = "cycles-budget-mcp/delegation"
+"""Key of a tool call's ``_meta`` (MCP): the delegation whose sub-agent makes it. The loop sends it, no model can."""
+
+
 class Task(BaseModel):
     """What is delegated, and the caller's limits; equal to another where a caller that repeats itself gave it."""
 

@@ -1,90 +1,422 @@
-"""The delegations of one process: they belong to it, not to the connection that asked for them."""
+"""The delegations that this process runs: they belong to it, not to the connection that asked for them.
+
+All of them stand in the store, so that any process of the same data directory can show one, resume it, or join a call
+that was made before.
+"""
 
 import asyncio
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Protocol
 
+import anyio
 from runcycles import AsyncCyclesClient
 
+from budget_tools.cycles import remaining
 from budget_tools.delegation.claude import Claude
 from budget_tools.delegation.loop import Delegation, Means
-from budget_tools.delegation.records import Task
+from budget_tools.delegation.records import Status, Task, TurnRecord
+from budget_tools.delegation.recovery import settle_orphans
+from budget_tools.delegation.store import Call, DelegationStore, Outcome, Stored
+from budget_tools.delegation.structured import OutputSchema
 from budget_tools.delegation.toolbox import Toolbox
-from budget_tools.delegation.turn import TurnTaker
-from budget_tools.errors import ConfigurationError, InvalidArgumentError
+from budget_tools.errors import AuthorityError, BudgetError, ConfigurationError, InvalidArgumentError
 from budget_tools.ids import time_ordered_id
+from budget_tools.money import USD_MICROCENTS, Money
 from budget_tools.pricing import PriceBook
 
+logger = logging.getLogger(__name__)
+
 MAX_RUNNING = 16
-MAX_KEPT = 200
-"""Finished delegations that can still be shown; older ones are forgotten."""
+"""Most delegations of one process at the same time."""
+
+POLL_SECONDS = 0.5
+"""How often another process's delegation is looked at, and asked whether one of ours is to stop."""
+
+_DAY_MS = 86_400_000
+
+RETRY_SECONDS = 30.0
+"""How long to wait before settling again what an absent authority left unsettled."""
+
+
+class View(Protocol):
+    """A delegation as a caller sees it, whichever process runs it."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it stopped; ``None`` while it runs."""
+
+    @property
+    def turns(self) -> Sequence[TurnRecord]:
+        """The turns so far."""
+
+    @property
+    def text(self) -> str:
+        """The sub-agent's last words."""
+
+    @property
+    def spent_microcents(self) -> int:
+        """What it was charged so far."""
+
+    @property
+    def nested_microcents(self) -> int:
+        """What delegations that its sub-agent made were charged."""
+
+    @property
+    def remaining(self) -> Money | None:
+        """What remains of its budget, if that is known."""
+
+    @property
+    def doing(self) -> str:
+        """What it is doing, in a few words."""
+
+    @property
+    def steps(self) -> int:
+        """How often ``doing`` was told anew."""
+
+    async def next_change(self) -> None:
+        """Wait until something may have changed."""
+
+
+class Kept:
+    """A delegation that this process does not run, as the store has it."""
+
+    def __init__(self, stored: Stored, store: DelegationStore, left: Money | None) -> None:
+        self._store = store
+        self._stored = stored
+        self.remaining = left
+        self.steps = 0
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+        return self._stored.delegation_id
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it stopped; ``None`` while it runs."""
+        stored = self._stored
+        if stored.status == "running":
+            return None
+        return Outcome(status=stored.status, hint=stored.hint, structured=stored.structured)
+
+    @property
+    def turns(self) -> Sequence[TurnRecord]:
+        """The turns so far."""
+        return self._stored.turns
+
+    @property
+    def text(self) -> str:
+        """The sub-agent's last words."""
+        return self._stored.text
+
+    @property
+    def spent_microcents(self) -> int:
+        """What it was charged so far."""
+        return self._stored.spent_microcents
+
+    @property
+    def nested_microcents(self) -> int:
+        """What delegations that its sub-agent made were charged."""
+        return self._stored.children_spent_microcents
+
+    @property
+    def doing(self) -> str:
+        """What it is doing, in a few words."""
+        return self._stored.status if self.outcome else f"turn {len(self.turns) + 1}, in another process"
+
+    async def next_change(self) -> None:
+        """Wait a little and look again; returns at once when nothing will change."""
+        if self.outcome is None:
+            await anyio.sleep(POLL_SECONDS)
+            self._stored = await self._store.find(self._stored.tenant, self.id)
+            self.steps += 1
 
 
 class DelegationRunner:
-    """Starts delegations, finds them again, and stops them all when the process ends."""
+    """Starts delegations, finds them again, and stops those of this process when it ends.
 
-    def __init__(self, *, cycles: AsyncCyclesClient, claude: Claude, prices: PriceBook, toolbox: Toolbox) -> None:
-        turns = TurnTaker(cycles=cycles, claude=claude, prices=prices)
-        self._means = Means(cycles=cycles, claude=claude, prices=prices, turns=turns)
+    Args:
+        cycles: the budget authority.
+        claude: gives the gated client, once it is needed.
+        prices: the prices in force.
+        toolbox: the servers whose tools may be used.
+        store: where delegations are kept; closed with this.
+        depth: how deep this process is nested among delegations; 0 for a host's own.
+        max_seconds: how long a delegation may run at a stretch.
+        keep_days: how long one that stopped is kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        cycles: AsyncCyclesClient,
+        claude: Callable[[], Claude],
+        prices: PriceBook,
+        toolbox: Toolbox,
+        store: DelegationStore,
+        depth: int = 0,
+        max_seconds: float = 3_600.0,
+        keep_days: int = 30,
+    ) -> None:
+        self._cycles = cycles
+        self._claude = claude
+        self._prices = prices
+        self._max_seconds = max_seconds
+        self._keep_days = keep_days
+        self._has_pruned = False
         self._toolbox = toolbox
-        self._delegations: dict[str, Delegation] = {}
-        self._by_key: dict[str, str] = {}
+        self._store = store
+        self._depth = depth
+        self._running: dict[str, Delegation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting = asyncio.Lock()
+        self._followers: Counter[str] = Counter()
+        self._watcher: asyncio.Task[None] | None = None
         self._is_closed = False
 
-    async def start(self, task: Task, idempotency_key: str) -> Delegation:
+    async def start(self, task: Task, idempotency_key: str, *, parent_id: str = "") -> View:
         """Start a delegation, or join the one that this key started.
 
         Raises:
-            InvalidArgumentError: a limit or tool is wrong, or the key came with another task; nothing was started.
+            InvalidArgumentError: a limit or tool is wrong, too much is running, or the key came with another task;
+                nothing was started.
             ConfigurationError: a tool's server does not start, or this process is ending; nothing was started.
         """
+        means = self._means()
+        self._check(task)
+        call = _call(task.subject.tenant, idempotency_key, task.model_dump(mode="json"))
         async with self._starting:
-            joined = self._delegations.get(self._by_key.get(idempotency_key, ""))
-            if joined is not None:
-                if not joined.task.is_same_as(task):
-                    message = f"idempotency_key {idempotency_key} was used before with another task: choose a new one."
-                    raise InvalidArgumentError(message, code="IDEMPOTENCY_MISMATCH")
-                return joined
-            self._means.prices.price(task.model)
-            if len(self._tasks) >= MAX_RUNNING:
-                raise InvalidArgumentError(f"{MAX_RUNNING} delegations are running already: wait for one to end.")
             tools = await self._toolbox.open(task.tools)
-            if self._is_closed:
-                raise ConfigurationError("This server is ending: nothing new is delegated.")
-            delegation = Delegation(time_ordered_id(), task, tools, self._means)
-            self._keep(delegation, idempotency_key)
-            # A task of the process: the call that asked for it may be cut off long before it is done.
-            running = asyncio.create_task(delegation.run(), name=f"delegation-{delegation.id}")
-            self._tasks.add(running)
-            running.add_done_callback(self._tasks.discard)
-            return delegation
+            self._check_room()
+            # Shielded: what is stored as running here must run here.
+            with anyio.CancelScope(shield=True):
+                stored = await self._store.start(
+                    call, time_ordered_id(), task, parent_id=parent_id, depth=self._depth + 1
+                )
+                if stored.is_new:
+                    return self._run(Delegation(stored, (), tools, means))
+            return await self._view(stored)
 
-    def get(self, delegation_id: str) -> Delegation:
-        """Find a delegation of this process.
+    async def resume(
+        self,
+        tenant: str,
+        delegation_id: str,
+        idempotency_key: str,
+        *,
+        max_turns: int | None,
+        budget_microcents: int | None,
+        repeated: Mapping[str, object] = MappingProxyType({}),
+    ) -> View:
+        """Let a delegation that stopped go on from its last finished turn, or join the call that resumed it.
+
+        Args:
+            tenant: whose delegation.
+            delegation_id: which one.
+            idempotency_key: of this call.
+            max_turns: the new limit of its turns, earlier ones included; ``None`` leaves it.
+            budget_microcents: the new limit of its charges, earlier ones included; ``None`` leaves it.
+            repeated: fields of its task that the caller gave once more.
 
         Raises:
-            InvalidArgumentError: there is none of this id.
+            InvalidArgumentError: it is unknown, runs, was given another task, or has nothing left to do; nothing was
+                changed.
+            ConfigurationError: a tool's server does not start, or this process is ending; nothing was changed.
         """
-        delegation = self._delegations.get(delegation_id)
-        if delegation is None:
-            raise InvalidArgumentError(
-                f"There is no delegation {delegation_id!r} in this process: it ended with the process that ran it.",
-                code="NOT_FOUND",
-            )
-        return delegation
+        means = self._means()
+        asked = {"resume": delegation_id, "max_turns": max_turns, "budget_microcents": budget_microcents}
+        call = _call(tenant, idempotency_key, asked)
+        async with self._starting:
+            await self.settle_orphans()
+            before = await self._store.find(tenant, delegation_id)
+            _check_repeated(before.task, repeated)
+            self._check(before.task)
+            tools = await self._toolbox.open(before.task.tools)
+            self._check_room()
+            with anyio.CancelScope(shield=True):
+                messages = await self._store.conversation(delegation_id)
+                stored = await self._store.resume(
+                    call, delegation_id, max_turns=max_turns, budget_microcents=budget_microcents
+                )
+                if stored.is_new:
+                    return self._run(Delegation(stored, messages, tools, means))
+            return await self._view(stored)
+
+    async def find(self, tenant: str, delegation_id: str) -> View:
+        """Give a delegation as it stands, whichever process runs it or ran it.
+
+        Raises:
+            InvalidArgumentError: ``NOT_FOUND``: the tenant has none of this id.
+        """
+        return await self._view(await self._store.find(tenant, delegation_id))
+
+    async def list(
+        self, tenant: str, *, status: Status | None = None, limit: int = 20, cursor: str = ""
+    ) -> tuple[Sequence[Stored], str]:
+        """Give a tenant's delegations, the newest first, and the cursor of the next page.
+
+        Raises:
+            InvalidArgumentError: the cursor is none of ours.
+        """
+        return await self._store.list(tenant, status=status, limit=limit, cursor=cursor)
+
+    async def cancel(self, tenant: str, delegation_id: str) -> None:
+        """Stop a delegation, whichever process runs it; what is in flight is settled.
+
+        Raises:
+            InvalidArgumentError: ``NOT_FOUND``.
+        """
+        await self._store.find(tenant, delegation_id)
+        here = self._running.get(delegation_id)
+        if here is not None:
+            here.stop.request()
+        else:
+            await self._store.request_cancel(tenant, delegation_id)
+
+    @contextmanager
+    def following(self, delegation_id: str) -> Iterator[Callable[[], bool]]:
+        """Count a call that waits for a delegation, while it does; what is given says whether others wait as well."""
+        self._followers[delegation_id] += 1
+        try:
+            yield lambda: self._followers[delegation_id] > 1
+        finally:
+            self._followers[delegation_id] -= 1
+            if not self._followers[delegation_id]:
+                del self._followers[delegation_id]
+
+    async def settle_orphans(self) -> bool:
+        """Settle what killed processes left behind; whether all of it could be."""
+        return await settle_orphans(self._store, self._cycles)
+
+    async def keep_settling_orphans(self) -> None:
+        """Settle what killed processes left behind, again and again while the authority is away."""
+        try:
+            while not await self.settle_orphans():  # noqa: ASYNC110 - nobody tells when the authority is back
+                await anyio.sleep(RETRY_SECONDS)
+        except BudgetError as exc:
+            logger.error("What earlier processes left behind is not settled: %s", exc.message)  # noqa: TRY400
 
     async def aclose(self) -> None:
         """Stop everything that runs, let nothing new start, and wait until all is settled."""
         self._is_closed = True
-        for delegation in self._delegations.values():
+        for delegation in self._running.values():
             delegation.stop.request()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait([self._watcher])
+        await self._store.aclose()
 
-    def _keep(self, delegation: Delegation, idempotency_key: str) -> None:
-        finished = [known.id for known in self._delegations.values() if known.is_done]
-        for forgotten in finished[: max(0, len(self._delegations) - MAX_KEPT + 1)]:
-            del self._delegations[forgotten]
-        self._by_key = {key: known for key, known in self._by_key.items() if known in self._delegations}
-        self._delegations[delegation.id] = delegation
-        self._by_key[idempotency_key] = delegation.id
+    def _means(self) -> Means:
+        """Give what a delegation works with.
+
+        Raises:
+            ConfigurationError: there is no API key.
+        """
+        return Means(
+            cycles=self._cycles,
+            claude=self._claude(),
+            prices=self._prices,
+            store=self._store,
+            max_seconds=self._max_seconds,
+        )
+
+    def _check(self, task: Task) -> None:
+        """Refuse a task that cannot be done.
+
+        Raises:
+            InvalidArgumentError: a model has no price or is retired, or the schema is none.
+        """
+        today = datetime.now(UTC).date()
+        for model in (task.model, *task.fallback_models):
+            retires_on = self._prices.price(model).retires_on
+            if retires_on is not None and retires_on <= today:
+                raise InvalidArgumentError(self._prices.lifecycle_note(model), code="RETIRED_MODEL")
+        if task.output_schema is not None:
+            OutputSchema.parse(task.output_schema)
+
+    def _check_room(self) -> None:
+        if self._is_closed:
+            raise ConfigurationError("This server is ending: nothing new is delegated.")
+        if len(self._running) >= MAX_RUNNING:
+            raise InvalidArgumentError(
+                f"{MAX_RUNNING} delegations are running here already: wait for one to end.",
+                code="TOO_MANY_DELEGATIONS",
+            )
+
+    def _run(self, delegation: Delegation) -> Delegation:
+        # A task of the process: the call that asked for it may be cut off long before it is done.
+        task = asyncio.create_task(delegation.run(), name=f"delegation-{delegation.id}")
+        self._running[delegation.id] = delegation
+        self._keep_until_done(task)
+
+        task.add_done_callback(lambda _: self._running.pop(delegation.id, None))
+        if self._watcher is None or self._watcher.done():
+            self._watcher = asyncio.create_task(self._watch_cancel_requests(), name="delegation-cancel-requests")
+        if not self._has_pruned:
+            self._has_pruned = True
+            self._keep_until_done(asyncio.create_task(self._prune(), name="delegation-pruning"))
+        return delegation
+
+    def _keep_until_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _prune(self) -> None:
+        """Forget what stopped long ago."""
+        before_ms = time.time_ns() // 1_000_000 - self._keep_days * _DAY_MS
+        try:
+            await self._store.prune(before_ms)
+        except BudgetError as exc:
+            logger.warning("Old delegations were not forgotten: %s", exc.message)
+
+    async def _watch_cancel_requests(self) -> None:
+        """Hear of other processes that ask for one of ours to be stopped, while any runs."""
+        while self._running:
+            await anyio.sleep(2 * POLL_SECONDS)
+            try:
+                for delegation_id in await self._store.cancel_requests():
+                    if (delegation := self._running.get(delegation_id)) is not None:
+                        delegation.stop.request()
+            except BudgetError as exc:
+                logger.warning("Whether a delegation is to stop is not known: %s", exc.message)
+
+    async def _view(self, stored: Stored) -> View:
+        here = self._running.get(stored.delegation_id)
+        if here is not None:
+            return here
+        try:
+            left = await remaining(self._cycles, stored.task.subject, USD_MICROCENTS)
+        except AuthorityError:
+            left = None
+        return Kept(stored, self._store, left)
+
+
+def _check_repeated(task: Task, repeated: Mapping[str, object]) -> None:
+    """Refuse to resume with what would be another task.
+
+    Raises:
+        InvalidArgumentError: it names the first field that differs.
+    """
+    for name, value in repeated.items():
+        if getattr(task, name) != value:
+            raise InvalidArgumentError(
+                f"{name} is another than this delegation's: resume goes on with what was delegated, so leave it out; "
+                "only max_turns and budget_usd may change."
+            )
+
+
+def _call(tenant: str, idempotency_key: str, asked: Mapping[str, Any]) -> Call:
+    request = json.dumps(asked, sort_keys=True, separators=(",", ":"))
+    return Call(tenant=tenant, idempotency_key=idempotency_key, request=request)

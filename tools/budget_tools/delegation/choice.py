@@ -1,0 +1,378 @@
+"""Choosing the next turn so that it can be paid for, and taking it.
+
+While there are tools, and so may be another turn after it:
+
+    1. an *ordinary* turn, with the money for a last answer held beside it: with the longest answer that was asked for,
+       else the longest that fits, on the model that works so far, else on the next fallback;
+    2. else a *landing*: the sub-agent is told why, tools are withheld, and what is held or left is spent on its best
+       final answer.
+
+Without tools nothing comes after an answer: an ordinary turn may cost all that there is. Others may take what remains
+between looking and reserving, so each way is fitted anew a bounded number of times.
+"""
+
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+
+import anyio
+
+from budget_tools.cycles import Denial
+from budget_tools.delegation.caps import Allowance
+from budget_tools.delegation.claude import Claude, Failure
+from budget_tools.delegation.conversation import Conversation, notice
+from budget_tools.delegation.log import DelegationLog
+from budget_tools.delegation.policy import Fit, Fitter, request_options
+from budget_tools.delegation.purse import FINAL_DENIALS, Purse
+from budget_tools.delegation.records import Status, Task
+from budget_tools.delegation.request import RequestBuilder, Way
+from budget_tools.delegation.spending import HOLD_MS, LEASE_MS, LimitDenial, Order
+from budget_tools.delegation.stop import Stop
+from budget_tools.delegation.store import Message, Outcome
+from budget_tools.delegation.turn import Prepared, TurnPlan, TurnResult, TurnTaker
+from budget_tools.errors import AuthorityError
+from budget_tools.ids import time_ordered_id
+from budget_tools.money import format_usd
+from budget_tools.pricing import PriceBook
+
+logger = logging.getLogger(__name__)
+
+MAX_FITS = 4
+"""How often a turn is fitted anew while others take what remains in between."""
+
+SPARE_PARTS = 50
+"""What part of the budget may be held beyond need, so that a growing conversation spares a hold at every turn."""
+
+CROWDED_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""How long to wait for money that others hold before a turn bends to what is left, or is the last."""
+
+_LAST_TURN = (
+    "This is your last turn: {reason}. You have no tools in it. Give your best final answer to the task now, from what "
+    "you know so far, and say what is missing."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Landing:
+    """Why the next turn is the last."""
+
+    status: Status
+    hint: str
+    """What the caller is told."""
+    reason: str = ""
+    """What the sub-agent is told, as the middle of a sentence; nothing where it knows already."""
+    is_repair: bool = False
+    """Whether it only gives its answer once more, in another form."""
+
+    def told(self) -> tuple[Message, ...]:
+        """Give the notice of it."""
+        return (notice(_LAST_TURN.format(reason=self.reason)),) if self.reason else ()
+
+
+LAST_STEP = Landing(
+    status="max_turns",
+    hint="It took all the steps that the budget's caps allow.",
+    reason="the budget's caps allow no more steps",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taken:
+    """A turn that was taken."""
+
+    result: TurnResult
+    conversation: Conversation
+    """The conversation that goes on, without what the turn adds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Denied:
+    """A denial that no smaller turn gets round."""
+
+    denial: Denial
+
+    @property
+    def outcome(self) -> Outcome:
+        """The end that it is, where there is no last turn."""
+        return Outcome(status="budget_exhausted", hint=f"{self.denial.reason_code}: {self.denial.hint}")
+
+    @property
+    def landing(self) -> Landing:
+        """The last turn that it allows, from what is held."""
+        return Landing(
+            status="budget_exhausted",
+            hint=f"{self.denial.reason_code}: {self.denial.hint}",
+            reason="the budget allows no further turns",
+        )
+
+    @property
+    def is_final(self) -> bool:
+        """Whether not even what is held may be spent."""
+        return self.denial.reason_code in FINAL_DENIALS
+
+
+class TurnChooser:
+    """Chooses and takes the turns of one delegation."""
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        requests: RequestBuilder,
+        prices: PriceBook,
+        claude: Claude,
+        turns: TurnTaker,
+        purse: Purse,
+        log: DelegationLog,
+        stop: Stop,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._task = task
+        self._subject = task.subject.in_run(log.delegation_id).wire()
+        self._requests = requests
+        self._prices = prices
+        self._claude = claude
+        self._turns = turns
+        self._purse = purse
+        self._log = log
+        self._stop = stop
+        self._tell = tell
+        self.steps_left: int | None = None
+        """Turns that the caps still allow; ``None`` where they say nothing."""
+
+    async def ordinary(self, conversation: Conversation, warning: str) -> Taken | Denied | None:
+        """Take a turn after which there may be another; ``None`` where no way of it can be paid for.
+
+        Args:
+            conversation: how it stands.
+            warning: what the sub-agent is told, if anything.
+
+        Raises:
+            AuthorityError: the authority is away; nothing was sent.
+        """
+        told = (notice(warning),) if warning else ()
+        async for _ in self._patiently():
+            async for way in self._ways(conversation):
+                taken = await self._ordinary(way, told)
+                if taken is not None or self._stop.is_requested():
+                    return taken
+        return None
+
+    async def last(self, conversation: Conversation, landing: Landing) -> Taken | Denied | None:
+        """Take the last turn; ``None`` where not even that can be paid for.
+
+        Raises:
+            AuthorityError: the authority is away; nothing was sent.
+        """
+        async for _ in self._patiently():
+            async for way in self._ways(conversation):
+                for each in _shortened(way):
+                    taken = await self._last(each, landing.told())
+                    if taken is not None or self._stop.is_requested():
+                        return taken
+        return None
+
+    async def _patiently(self) -> AsyncIterator[None]:
+        """Try once, and again for a while as long as others hold what is missing."""
+        yield
+        for pause_seconds in CROWDED_PAUSES_SECONDS:
+            if not await self._purse.may_grow():
+                return
+            self._tell(f"turn {self._next_number}: waiting for budget that others hold")
+            with self._stop.interruptible():
+                # Very uneven, so that of those who wait for each other one gives way first.
+                await anyio.sleep(pause_seconds * (0.25 + 1.75 * random.random()))  # noqa: S311 - not a secret
+            yield
+
+    async def _ways(self, conversation: Conversation) -> AsyncIterator[Way]:
+        """Give the model that works so far, then each of its fallbacks."""
+        current, fallbacks = self._log.model, self._task.fallback_models
+        later = fallbacks[fallbacks.index(current) + 1 :] if current in fallbacks else fallbacks
+        for model in (current, *later):
+            options = request_options(self._prices, model, grows=self._requests.has_tools)
+            fitter = Fitter(prices=self._prices, model=model, options=options)
+            if model == current:
+                yield Way(fitter=fitter, conversation=conversation)
+            elif conversation.is_bound_to_its_model:
+                retold = conversation.retold(self._task)
+                yield Way(fitter=fitter, conversation=retold, retold=retold.messages)
+            else:
+                # Each model counts tokens in its own way: only the messages are the same.
+                yield Way(fitter=fitter, conversation=Conversation(conversation.messages))
+
+    # -- an ordinary turn -------------------------------------------------------------------------------------------
+
+    async def _ordinary(self, way: Way, told: Sequence[Message]) -> Taken | Denied | None:
+        input_tokens = await self._requests.input_bound(way, told, self._claude, self._stop)
+        limit = await self._purse.own_limit()
+        if self._requests.has_tools:
+            # Beside a hold, a turn that is too long for the budget would take the place of one that is not.
+            if self._purse.remaining is None:
+                await self._purse.look()
+            limit = self._purse.within_remaining(limit)
+        for _ in range(MAX_FITS):
+            if self._stop.is_requested():
+                return None
+            fit = self._fit(way, input_tokens, limit)
+            if fit is None:
+                return None
+            denial: Denial | LimitDenial | None = None
+            if self._requests.has_tools:
+                denial = await self._hold_landing(way, input_tokens, fit.max_output_tokens)
+            if denial is None:
+                order = self._order(way.model, fit.bound_microcents)
+                result = await self._take(way, order, self._preparing(way, fit.max_output_tokens, told))
+                if result.denial is None:
+                    return Taken(result=result, conversation=way.conversation)
+                denial = result.denial
+            if isinstance(denial, Denial) and denial.reason_code != "BUDGET_EXCEEDED":
+                await self._purse.look()
+                return Denied(denial=denial)
+            limit = await self._purse.limit_after(denial, limit)
+            if limit is None:
+                assert isinstance(denial, Denial), "a delegation's own limit is always known"
+                return Denied(denial=denial)
+        return None
+
+    def _fit(self, way: Way, input_tokens: int, limit: int | None) -> Fit | None:
+        wanted = self._task.max_output_tokens
+        fit = way.fitter.fit(input_tokens=input_tokens, wanted_output_tokens=wanted, allowed_microcents=limit)
+        if fit is None or limit is None or not self._requests.has_tools:
+            return fit
+        if self._purse.covers(self._landing_order(way, input_tokens, fit.max_output_tokens)):
+            return fit
+        return way.fitter.fit_with_landing(
+            input_tokens=input_tokens, wanted_output_tokens=wanted, allowed_microcents=limit
+        )
+
+    async def _hold_landing(self, way: Way, input_tokens: int, output_tokens: int) -> Denial | LimitDenial | None:
+        """See to it that after the next turn there is money for a last answer."""
+        needed = self._landing_order(way, input_tokens, output_tokens)
+        if self._purse.covers(needed):
+            return None
+        left = self._purse.remaining.amount if self._purse.remaining is not None else 0
+        spare = min(needed.bound, max(left, 0) // SPARE_PARTS)
+        return await self._purse.hold(replace(needed, bound=needed.bound + spare))
+
+    def _landing_order(self, way: Way, input_tokens: int, output_tokens: int) -> Order:
+        bound = way.fitter.kept_back(
+            input_tokens=input_tokens, output_tokens=output_tokens, wanted_output_tokens=self._task.max_output_tokens
+        )
+        return self._order(way.model, bound, tag="landing", ttl_ms=HOLD_MS)
+
+    # -- the last turn ----------------------------------------------------------------------------------------------
+
+    async def _last(self, way: Way, told: Sequence[Message]) -> Taken | Denied | None:
+        """Take the last turn: from what is left where that is more, else from what was held for it."""
+        input_tokens = await self._requests.input_bound(way, told, self._claude, self._stop)
+        limit = self._purse.within_remaining(await self._purse.own_limit())
+        for _ in range(MAX_FITS):
+            if self._stop.is_requested():
+                return None
+            wanted = self._task.max_output_tokens
+            fit = way.fitter.fit(input_tokens=input_tokens, wanted_output_tokens=wanted, allowed_microcents=limit)
+            held = self._held_fit(way, input_tokens)
+            if held is not None and (fit is None or fit.max_output_tokens <= held.max_output_tokens):
+                result = await self._take_held(way, held, told)
+            elif fit is not None:
+                order = self._order(way.model, fit.bound_microcents)
+                prepare = self._preparing(way, fit.max_output_tokens, told, is_last=True)
+                result = await self._take(way, order, prepare)
+            else:
+                return None
+            if result is None:
+                continue
+            if result.denial is None:
+                return Taken(result=result, conversation=way.conversation)
+            if isinstance(result.denial, Denial) and result.denial.reason_code in FINAL_DENIALS:
+                return Denied(denial=result.denial)
+            if isinstance(result.denial, Denial) and result.denial.reason_code != "BUDGET_EXCEEDED":
+                limit = 0  # nothing new is granted, however small: what is held is left
+            else:
+                limit = await self._purse.limit_after(result.denial, limit) or 0
+        return None
+
+    def _held_fit(self, way: Way, input_tokens: int) -> Fit | None:
+        """Fit the last turn into what is held for it."""
+        order = self._purse.held
+        if order is None or order.name != way.model:
+            return None
+        wanted = self._task.max_output_tokens
+        fit = way.fitter.fit(input_tokens=input_tokens, wanted_output_tokens=wanted, allowed_microcents=order.bound)
+        return None if fit is None else replace(fit, bound_microcents=order.bound)
+
+    async def _take_held(self, way: Way, fit: Fit, told: Sequence[Message]) -> TurnResult | None:
+        """Take the last turn from what is held; ``None`` where the hold has lapsed meanwhile."""
+        held = self._purse.held
+        assert held is not None
+        order = replace(held, turn=self._next_number)
+        try:
+            result = await self._take(way, order, self._preparing(way, fit.max_output_tokens, told, is_last=True))
+        except AuthorityError as exc:
+            if exc.status not in (404, 409, 410):
+                raise
+            logger.warning("What was held for a last answer is lost: %s", exc.message)
+            self._purse.forget_hold()
+            return None
+        self._purse.forget_hold()
+        return result
+
+    # -- taking it --------------------------------------------------------------------------------------------------
+
+    async def _take(self, way: Way, order: Order, prepare: Callable[[Allowance], Prepared | Failure]) -> TurnResult:
+        self._tell(f"turn {order.turn}: asking {way.model}, at most ${format_usd(order.bound)}")
+        result = await self._turns.take(TurnPlan(order=order, prepare=prepare))
+        if result.denial is None:
+            await self._purse.look()
+        return result
+
+    @property
+    def _next_number(self) -> int:
+        return len(self._log.turns) + 1
+
+    def _order(self, model: str, bound: int, *, tag: str = "", ttl_ms: int = LEASE_MS) -> Order:
+        return Order(
+            key=time_ordered_id(),
+            subject=self._subject,
+            kind="llm.completion",
+            name=model,
+            tags=("delegation", f"delegation-{self._log.delegation_id}", tag or f"turn-{self._next_number}"),
+            bound=bound,
+            turn=self._next_number,
+            ttl_ms=ttl_ms,
+        )
+
+    def _preparing(
+        self, way: Way, max_output_tokens: int, told: Sequence[Message], *, is_last: bool = False
+    ) -> Callable[[Allowance], Prepared | Failure]:
+        """Give what builds the request once its reservation is there, and with it the caps."""
+
+        def prepare(allowance: Allowance) -> Prepared | Failure:
+            max_tokens = max_output_tokens
+            if allowance.max_tokens is not None:
+                max_tokens = min(max_tokens, allowance.max_tokens)
+            if max_tokens < 1:
+                return _not_allowed("output tokens")
+            if allowance.max_steps == 0:
+                return _not_allowed("further steps")
+            steps = [each for each in (allowance.max_steps, self.steps_left) if each is not None]
+            is_cut_short = self._requests.has_tools and not is_last and 1 in steps
+            all_told = (*told, *LAST_STEP.told()) if is_cut_short else tuple(told)
+            ends = is_last or is_cut_short
+            request = self._requests.build(way, all_told, allowance, withholds_tools=ends)
+            request["max_tokens"] = max_tokens
+            return Prepared(request=request, retold=way.retold, told=all_told, is_last=ends)
+
+        return prepare
+
+
+def _shortened(way: Way) -> Sequence[Way]:
+    """Give a way as it is and, should that be too long to be paid for, without its last tool results."""
+    if way.retold:
+        return (way,)
+    return (way, replace(way, conversation=way.conversation.with_last_results_left_out()))
+
+
+def _not_allowed(what: str) -> Failure:
+    return Failure(message=f"The budget's caps allow no {what}.", is_surely_unbilled=True)

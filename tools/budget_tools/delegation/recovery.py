@@ -1,0 +1,141 @@
+"""Settling what killed processes left behind, so that their delegations can go on and no money stays held.
+
+    what was written down of a spend       what it becomes
+    held for a last answer                 released
+    departed, its cost known               committed at that cost
+    departed, its cost not known           committed at its bound, marked ``actual_source: "bound"``
+    any of them, settled already           struck out
+    departed, its reservation expired      booked as an event under the same key
+    the authority is away                  stays, to be tried again
+
+The same keys are used every time, so that settling twice changes nothing.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from runcycles import AsyncCyclesClient, CyclesResponse
+
+from budget_tools.cycles import body_of
+from budget_tools.delegation.log import turn_cost_microcents
+from budget_tools.delegation.records import ToolCallRecord, TurnRecord
+from budget_tools.delegation.store import DelegationStore, Orphan, Outcome, Spend, Step
+from budget_tools.errors import AuthorityUnavailableError
+from budget_tools.money import Money
+
+logger = logging.getLogger(__name__)
+
+INTERRUPTED = Outcome(
+    status="failed", hint="The process that ran it ended; what was in flight is settled. Resume it to go on."
+)
+
+_GONE = frozenset({404, 409})
+"""Statuses by which an authority says that there is nothing left to settle."""
+
+
+async def settle_orphans(store: DelegationStore, cycles: AsyncCyclesClient) -> bool:
+    """Settle every delegation whose process died; whether all could be settled.
+
+    Raises:
+        BudgetError: the store cannot be read or written.
+    """
+    is_complete = True
+    for orphan in await store.orphans():
+        try:
+            await _settle(orphan, store, cycles)
+        except AuthorityUnavailableError as exc:
+            logger.warning("Delegation %s is not settled yet: %s", orphan.delegation.delegation_id, exc.message)
+            is_complete = False
+    return is_complete
+
+
+async def _settle(orphan: Orphan, store: DelegationStore, cycles: AsyncCyclesClient) -> None:
+    delegation = orphan.delegation
+    turns = {turn.number: turn.model_copy(deep=True) for turn in delegation.turns}
+    for spend in orphan.spends:
+        if spend.is_hold:
+            await _release(spend, cycles)
+            await store.write(delegation.delegation_id, Step(struck=[spend.reservation_id]))
+            continue
+        await _commit(delegation.delegation_id, spend, cycles)
+        turn = turns.setdefault(spend.turn, TurnRecord(number=spend.turn, model=delegation.model))
+        if spend.charge is None:
+            _charge_bound(turn, spend)
+        charge = spend.bound if spend.charge is None else spend.charge
+        await store.write(
+            delegation.delegation_id,
+            Step(
+                turn=turn,
+                spent_microcents=_total(list(turns.values())),
+                charges={spend.reservation_id: charge},
+                struck=[spend.reservation_id],
+            ),
+        )
+    if delegation.status == "running":
+        await store.write(delegation.delegation_id, Step(outcome=INTERRUPTED))
+
+
+def _total(turns: Sequence[TurnRecord]) -> int:
+    return sum(turn_cost_microcents(turn) for turn in turns)
+
+
+def _charge_bound(turn: TurnRecord, spend: Spend) -> None:
+    """Note in a turn what was charged for want of knowledge."""
+    charged = Money.of(spend.bound, spend.unit)
+    if spend.action["kind"] == "tool.call":
+        call = ToolCallRecord(name=spend.action["name"], ok=False, duration_ms=0, charged=charged)
+        turn.tool_calls = [*turn.tool_calls, call]
+        return
+    turn.model = spend.action["name"]
+    turn.reservation_id = spend.reservation_id
+    turn.reserved = turn.charged = charged
+    turn.actual_source = "bound"
+
+
+async def _release(spend: Spend, cycles: AsyncCyclesClient) -> None:
+    request = {"idempotency_key": f"release-{spend.key}", "reason": "its process ended"}
+    response = await cycles.release_reservation(spend.reservation_id, request)
+    if not response.is_success and response.status not in (*_GONE, 410):
+        body_of(response, f"release reservation {spend.reservation_id}")
+
+
+async def _commit(delegation_id: str, spend: Spend, cycles: AsyncCyclesClient) -> None:
+    """Commit a spend, or book it where its reservation does not live any more.
+
+    Raises:
+        AuthorityError: the authority is away or refuses the credentials.
+    """
+    actual = {"unit": spend.unit, "amount": spend.bound if spend.charge is None else spend.charge}
+    metadata: dict[str, Any] = {
+        **spend.metadata,
+        "delegation_id": delegation_id,
+        "turn": spend.turn,
+        "actual_source": "bound" if spend.charge is None else "usage",
+        "settled_after_crash": True,
+    }
+    key = f"settle-{spend.key}"
+    request = {"idempotency_key": key, "actual": actual, "metadata": metadata}
+    response = await cycles.commit_reservation(spend.reservation_id, request)
+    if response.status == 410:
+        event = {
+            "idempotency_key": key,
+            "subject": dict(spend.subject),
+            "action": dict(spend.action),
+            "actual": actual,
+            "metadata": {**metadata, "reservation_id": spend.reservation_id},
+        }
+        response = await cycles.create_event(event)
+    if not _is_settled(response):
+        body_of(response, f"settle reservation {spend.reservation_id}")
+
+
+def _is_settled(response: CyclesResponse) -> bool:
+    if response.is_success:
+        return True
+    if response.status not in _GONE:
+        return False
+    code = (response.body or {}).get("error")
+    if code != "RESERVATION_FINALIZED":
+        logger.error("A spend could not be settled, and is given up (%s)", code)
+    return True

@@ -1,0 +1,146 @@
+"""The tool calls of a turn: all that Claude asked for run side by side, and those that have a price are paid for.
+
+A priced call is reserved as ``tool.call`` before it runs and committed after, by the rules of ``spending.py``. It costs
+its price whether or not it succeeds, and also where it was cut off: the tool may have done its work.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import anyio
+
+from budget_tools.delegation.caps import Allowance
+from budget_tools.delegation.claude import ToolUse
+from budget_tools.delegation.log import DelegationLog
+from budget_tools.delegation.records import PARENT_META, ToolCallRecord, TurnRecord
+from budget_tools.delegation.spending import Lease, LimitDenial, NotSpentError, Order, Spender
+from budget_tools.delegation.stop import Stop
+from budget_tools.delegation.store import Message
+from budget_tools.delegation.toolbox import SubagentTool, ToolOutcome, failed
+from budget_tools.errors import AuthorityError
+from budget_tools.ids import time_ordered_id
+from budget_tools.money import Money
+from budget_tools.subjects import Subject
+
+_CUT_OFF = "This call was cut off when the delegation was stopped; whether it took effect is not known."
+
+
+class ToolCaller:
+    """Calls the tools of one delegation.
+
+    Args:
+        tools: what may be used, by name.
+        spender: pays for calls that have a price.
+        log: keeps what came of them.
+        subject: whose budget pays.
+        stop: cuts off what runs.
+    """
+
+    def __init__(
+        self,
+        tools: Mapping[str, SubagentTool],
+        *,
+        spender: Spender,
+        log: DelegationLog,
+        subject: Subject,
+        stop: Stop,
+    ) -> None:
+        self._tools = tools
+        self._spender = spender
+        self._log = log
+        self._subject = subject
+        self._stop = stop
+
+    async def call_all(
+        self, uses: Sequence[ToolUse], record: TurnRecord, allowance: Allowance
+    ) -> tuple[Message, Mapping[str, ToolOutcome]]:
+        """Run all calls of a turn side by side, and write their results down in the order asked.
+
+        Returns:
+            The message that answers Claude, and what came of each call that ended, by its id.
+        """
+        outcomes: dict[str, ToolOutcome] = {}
+        records: dict[str, ToolCallRecord] = {}
+
+        async def use(tool_use: ToolUse) -> None:
+            started = time.monotonic()
+            outcome, charged = await self._call(tool_use, record.number, allowance)
+            duration_ms = round((time.monotonic() - started) * 1_000)
+            outcomes[tool_use.id] = outcome
+            records[tool_use.id] = ToolCallRecord(
+                name=tool_use.name, ok=not outcome.is_error, duration_ms=duration_ms, charged=charged
+            )
+
+        with self._stop.interruptible():
+            async with anyio.create_task_group() as tasks:
+                for tool_use in uses:
+                    tasks.start_soon(use, tool_use)
+        record.tool_calls = [records[tool_use.id] for tool_use in uses if tool_use.id in records]
+        results = [_result(tool_use, outcomes.get(tool_use.id) or failed(_CUT_OFF)) for tool_use in uses]
+        message = Message(role="user", content=results)
+        await self._log.note_turn(record, messages=[message])
+        return message, outcomes
+
+    async def _call(self, tool_use: ToolUse, turn: int, allowance: Allowance) -> tuple[ToolOutcome, Money | None]:
+        tool = self._tools.get(tool_use.name)
+        if tool is None:
+            return failed(f"There is no tool {tool_use.name!r} here."), None
+        if not allowance.allows_tool(tool_use.name):
+            return failed(f"The budget's caps do not allow the tool {tool_use.name!r}: go on without it."), None
+        if tool.price is None:
+            return await self._run(tool, tool_use), None
+        return await self._buy(tool, tool_use, turn)
+
+    async def _run(self, tool: SubagentTool, tool_use: ToolUse) -> ToolOutcome:
+        return await tool.call(tool_use.input, meta={PARENT_META: self._log.delegation_id})
+
+    async def _buy(self, tool: SubagentTool, tool_use: ToolUse, turn: int) -> tuple[ToolOutcome, Money | None]:
+        """Make a call that has a price, under a reservation of it."""
+        price = tool.price
+        assert price is not None
+        outcome: ToolOutcome | None = None
+        charged: Money | None = None
+        order = Order(
+            key=time_ordered_id(),
+            subject=self._subject.in_run(self._log.delegation_id).wire(),
+            kind="tool.call",
+            name=tool.name,
+            tags=("delegation", f"delegation-{self._log.delegation_id}", f"turn-{turn}"),
+            bound=price.amount,
+            unit=price.unit,
+            turn=turn,
+        )
+
+        async def deed(lease: Lease) -> None:
+            nonlocal outcome, charged
+            await lease.depart()
+            try:
+                with self._stop.interruptible():
+                    outcome = await self._run(tool, tool_use)
+            except asyncio.CancelledError:
+                # Past every shield: the event loop itself is ending, and what was called may have been done.
+                self._stop.request()
+            if outcome is not None and not outcome.was_called:
+                raise NotSpentError
+            charged = Money.of(price.amount, price.unit)
+            lease.metadata |= {"delegation_id": self._log.delegation_id, "turn": turn, "actual_source": "price"}
+            lease.settle(price.amount)
+
+        try:
+            denial = await self._spender.spend(order, deed)
+        except NotSpentError:
+            denial = None
+        except AuthorityError as exc:
+            return failed(f"{tool.name} was not called: {exc.message}"), None
+        if denial is not None:
+            why = "this delegation's own limit" if isinstance(denial, LimitDenial) else denial.reason_code
+            cost = Money.of(price.amount, price.unit)
+            return failed(f"{tool.name} was not called: a call costs {cost}, which the budget denies ({why})."), None
+        return outcome or failed(_CUT_OFF), charged
+
+
+def _result(tool_use: ToolUse, outcome: ToolOutcome) -> dict[str, Any]:
+    result = {"type": "tool_result", "tool_use_id": tool_use.id, "content": list(outcome.content)}
+    return {**result, "is_error": True} if outcome.is_error else result
