@@ -1,9 +1,11 @@
 """The scripted Claude, met by the real Anthropic SDK over a real socket."""
 
 import json
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, cast
 
 import anthropic
@@ -563,6 +565,27 @@ RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "Sunny"}
 TEXT = {"type": "text", "text": "Hi"}
 
 
+CLOSED: dict[str, Any] = {"type": "object", "additionalProperties": False}
+EPHEMERAL = {"type": "ephemeral"}
+MARKED = {**TEXT, "cache_control": EPHEMERAL}
+MARKED_1H = {**TEXT, "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+
+
+def choosing(choice: object) -> dict[str, Any]:
+    """Make a change that chooses tools."""
+    return {"tools": [WEATHER], "tool_choice": choice}
+
+
+def formatted(form: object) -> dict[str, Any]:
+    """Make a change that asks for a format."""
+    return {"output_config": {"format": form}}
+
+
+def asking_for(schema: dict[str, Any]) -> dict[str, Any]:
+    """Make a change that asks for JSON of a schema."""
+    return formatted({"type": "json_schema", "schema": schema})
+
+
 def conversation(*contents: object) -> dict[str, Any]:
     """Make a body whose messages alternate between user and assistant."""
     messages = [{"role": (USER, ASSISTANT)[index % 2], "content": content} for index, content in enumerate(contents)]
@@ -597,6 +620,50 @@ def conversation(*contents: object) -> dict[str, Any]:
         (conversation("Hi", [CALL], [RESULT], [CALL], [RESULT]), "unique"),
         ({**conversation("Hi", [CALL], [RESULT]), "tools": []}, "must define its tools"),
         (conversation("Hi", [{"type": "thinking", "thinking": "So", "signature": "forged"}], "Hi"), "signature"),
+        ({"system": 5}, "system: must be text or a list"),
+        ({"system": ["Hi"]}, "system: must be text or a list"),
+        ({"tools": "weather"}, "tools: must be a list"),
+        ({"tool_choice": {"type": "auto"}}, "only be specified while providing tools"),
+        ({"tool_choice": {"type": "none"}, "tools": []}, "only be specified while providing tools"),
+        (choosing("auto"), "tool_choice.type"),
+        (choosing({"type": "never"}), "tool_choice.type"),
+        (choosing({"type": "tool"}), "there is no tool None"),
+        (choosing({"type": "tool", "name": "time"}), "there is no tool time"),
+        (choosing({"type": "any", "name": "weather"}), "tool_choice.name: extra inputs"),
+        (choosing({"type": "none", "disable_parallel_tool_use": True}), "extra inputs"),
+        (choosing({"type": "auto", "disable_parallel_tool_use": 1}), "must be true or false"),
+        ({"cache_control": "5m"}, "request.cache_control.type: must be ephemeral"),
+        ({"cache_control": {"type": "persistent"}}, "request.cache_control.type: must be ephemeral"),
+        ({"cache_control": {"type": "ephemeral", "ttl": "1d"}}, "request.cache_control.ttl: must be 5m or 1h"),
+        ({"cache_control": {"type": "ephemeral", "scope": "x"}}, "cache_control.scope: extra inputs"),
+        ({"tools": [{**WEATHER, "cache_control": {}}]}, "tools.0.cache_control.type"),
+        ({"system": [TEXT, {**TEXT, "cache_control": {}}]}, "system.1.cache_control.type"),
+        (conversation([{**TEXT, "cache_control": {}}]), "messages.0.content.0.cache_control.type"),
+        (
+            conversation("Hi", [CALL], [{**RESULT, "content": [{**TEXT, "cache_control": {}}]}]),
+            "messages.2.content.0.content.0.cache_control.type",
+        ),
+        (
+            {**conversation([MARKED, MARKED, MARKED, MARKED]), "cache_control": EPHEMERAL},
+            "A maximum of 4 blocks with cache_control may be provided. Found 5.",
+        ),
+        ({**conversation([MARKED_1H]), "system": [MARKED]}, "1h must not come after a ttl of 5m"),
+        ({"output_config": "json"}, "output_config: must be an object"),
+        (formatted("json"), "format.type: must be json_schema"),
+        (formatted({"type": "json"}), "format.type: must be json_schema"),
+        (formatted({"type": "json_schema"}), "schema is needed"),
+        (asking_for({"type": "array"}), "must be the schema of an object"),
+        (asking_for({"type": "object"}), "schema: for 'object' type, 'additionalProperties' must be explicitly"),
+        (asking_for({**CLOSED, "additionalProperties": {}}), "'additionalProperties' must be explicitly"),
+        (asking_for({**CLOSED, "properties": {"a": {"type": "object"}}}), "schema.properties.a: for 'object' type"),
+        (asking_for({**CLOSED, "$defs": {"a": {"type": "object"}}}), "schema.$defs.a: for 'object' type"),
+        (
+            asking_for({**CLOSED, "properties": {"a": {"type": "array", "items": {"type": "object"}}}}),
+            "properties.a.items: for 'object' type",
+        ),
+        (asking_for({**CLOSED, "properties": {"a": {"anyOf": [{"type": "object"}]}}}), "a.anyOf.0: for 'object' type"),
+        (asking_for({**CLOSED, "properties": {"a": {"minimum": 1}}}), "properties.a: 'minimum' is not supported"),
+        (asking_for({**CLOSED, "properties": {"a": {"$ref": "https://x.example"}}}), "out of the schema"),
     ],
 )
 async def test_what_the_api_would_refuse_is_refused_and_uses_up_no_answer(
@@ -605,12 +672,195 @@ async def test_what_the_api_would_refuse_is_refused_and_uses_up_no_answer(
     """A loop that builds a wrong history must fail here, not first at the customer's."""
     body = {name: value for name, value in {**_REQUEST, **change}.items() if value is not None}
     async with ScriptedClaude([Turn(text="Still here")]) as endpoint, sdk(endpoint) as client:
-        with pytest.raises(anthropic.BadRequestError, match=complaint) as caught:
+        with pytest.raises(anthropic.BadRequestError, match=re.escape(complaint)) as caught:
             await client.post("/v1/messages", cast_to=object, body=body)
         assert caught.value.type == "invalid_request_error"
         message: Any = await client.messages.create(**_REQUEST)
 
     assert message.content[0].text == "Still here"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(choosing({"type": name}) for name in ("auto", "none", "any")),
+        choosing({"type": "tool", "name": "weather", "disable_parallel_tool_use": True}),
+        {"cache_control": {"type": "ephemeral", "ttl": "1h"}},
+        {**conversation([MARKED, MARKED]), "system": [MARKED_1H], "cache_control": EPHEMERAL},
+        {"tools": [{**WEATHER, "input_schema": {"type": "object", "properties": {"cache_control": {}}}}]},
+        {"output_config": {"effort": "low"}},
+        asking_for({**CLOSED, "properties": {"minimum": {"type": ["string", "null"]}, "type": {"enum": ["object"]}}}),
+    ],
+)
+async def test_what_the_api_takes_is_taken(change: dict[str, Any]) -> None:
+    """A check that refuses too much would keep a program from what the real API offers."""
+    async with ScriptedClaude([Turn(text="Hi")]) as endpoint, sdk(endpoint) as client:
+        await client.post("/v1/messages", cast_to=object, body={**_REQUEST, **change})
+
+        assert endpoint.requests[0].body == {**_REQUEST, **change}
+
+
+@both_ways
+async def test_a_request_that_chooses_no_tools_is_answered_without_them(ask: Any) -> None:
+    """The API calls none then, so a loop that lands its sub-agent can rely on text; a script may break that promise."""
+    turn = Turn(text="Let me look.", tool_calls=(ToolCall("weather"),))
+    no_tools = choosing({"type": "none"})
+
+    obedient = await ask([turn], **no_tools)
+    stated = await ask([replace(turn, stop_reason="tool_use")], **no_tools)
+    hostile = await ask([replace(turn, ignores_tool_choice=True)], **no_tools)
+    free = await ask([turn], **choosing({"type": "auto"}))
+
+    assert ([block.type for block in obedient.content], obedient.stop_reason) == (["text"], "end_turn")
+    assert stated.stop_reason == "end_turn"
+    assert ([block.type for block in hostile.content], hostile.stop_reason) == (["text", "tool_use"], "tool_use")
+    assert free.stop_reason == "tool_use"
+
+
+# -- prompt caching --
+
+LONG = "A long instruction that stays the same. " * 120
+SHORT = "A short one."
+
+
+async def cached_usages(*requests: dict[str, Any], usage: Usage | None = None, caches: bool = True) -> list[Any]:
+    """Send requests one after another to one endpoint that caches, and give the usage of each."""
+    turns = [Turn(text="Hi", usage=usage or Usage())] * len(requests)
+    async with ScriptedClaude(turns, caches=caches) as endpoint, sdk(endpoint) as client:
+        return [(await client.messages.create(**{**_REQUEST, **request})).usage for request in requests]
+
+
+def tokens(usage: Any) -> tuple[int, int, int]:
+    """Give what a request read, wrote and paid in full."""
+    return usage.cache_read_input_tokens, usage.cache_creation_input_tokens, usage.input_tokens
+
+
+def growing(*texts: str) -> list[dict[str, Any]]:
+    """Make the requests of a conversation of which each says one text more than the one before."""
+    return [
+        {"messages": [{"role": USER, "content": [{"type": "text", "text": text}]} for text in texts[:count]]}
+        for count in range(1, len(texts) + 1)
+    ]
+
+
+@pytest.mark.parametrize("caches", [False, True])
+async def test_without_breakpoints_or_without_caching_nothing_is_cached(caches: bool) -> None:
+    """Caching is the script's choice and the request's."""
+    plain = await cached_usages({"system": LONG}, {"system": LONG}, caches=caches)
+    marked = await cached_usages({"system": LONG, "cache_control": EPHEMERAL}, caches=False)
+
+    assert all(tokens(usage)[:2] == (0, 0) for usage in [*plain, *marked])
+
+
+async def test_a_growing_conversation_reads_what_it_wrote_before_and_writes_what_is_new() -> None:
+    """With one breakpoint at the top level, which moves along (Messages API, automatic caching)."""
+    requests = [{**each, "cache_control": EPHEMERAL} for each in growing(LONG, LONG * 2, SHORT)]
+
+    first, second, third = await cached_usages(*requests)
+
+    assert tokens(first)[0] == 0
+    assert tokens(first)[1] > 1_024
+    assert tokens(second)[0] == tokens(first)[1]
+    assert tokens(second)[1] > 2 * 1_024
+    assert tokens(third)[0] == tokens(second)[0] + tokens(second)[1]
+    assert 0 < tokens(third)[1] < 100
+    for request, usage in zip(requests, (first, second, third), strict=True):
+        assert sum(tokens(usage)) == count_input_tokens(request)
+        assert 0 <= tokens(usage)[2] < 100
+        assert usage.cache_creation.ephemeral_5m_input_tokens == tokens(usage)[1]
+
+
+async def test_a_prefix_is_kept_for_as_long_as_its_own_breakpoint_says() -> None:
+    """What is written for an hour costs more than what is written for five minutes."""
+    request = {
+        "system": [{"type": "text", "text": LONG, "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
+        "messages": [{"role": USER, "content": [{"type": "text", "text": LONG * 2, "cache_control": EPHEMERAL}]}],
+    }
+
+    written, read = await cached_usages(request, request)
+
+    assert written.cache_creation.ephemeral_1h_input_tokens > 1_024
+    assert written.cache_creation.ephemeral_5m_input_tokens > 2 * 1_024
+    assert tokens(read)[:2] == (tokens(written)[1], 0)
+
+
+async def test_a_prefix_that_is_too_short_is_not_cached() -> None:
+    """And nothing says so."""
+    usages = await cached_usages(*[{"system": SHORT, "cache_control": EPHEMERAL}] * 2)
+
+    assert all(tokens(usage)[:2] == (0, 0) for usage in usages)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "claude-haiku-5-5"},
+        {"tools": [{**WEATHER, "description": "Tells the weather."}]},
+        {"system": [{"type": "text", "text": f"{LONG}!", "cache_control": EPHEMERAL}]},
+        asking_for(CLOSED),
+    ],
+)
+async def test_a_change_before_the_breakpoint_misses_the_cache(change: dict[str, Any]) -> None:
+    """A prefix is the same to its last byte, or another one."""
+    request = {"tools": [WEATHER], "system": [{"type": "text", "text": LONG, "cache_control": EPHEMERAL}]}
+
+    _, changed, same = await cached_usages(request, {**request, **change}, request)
+
+    assert tokens(changed)[0] == 0
+    assert tokens(same)[0] > 0
+
+
+async def test_another_choice_of_tools_misses_what_was_said_and_keeps_what_comes_before() -> None:
+    """As documented for ``tool_choice``: a last turn without tools pays for its messages anew."""
+    marked = {"type": "text", "text": LONG, "cache_control": EPHEMERAL}
+    request = {"tools": [WEATHER], "system": [marked], "messages": [{"role": USER, "content": [marked]}]}
+
+    first, landing = await cached_usages(request, {**request, "tool_choice": {"type": "none"}})
+
+    assert 0 < tokens(landing)[0] < tokens(first)[1]
+    assert tokens(landing)[0] + tokens(landing)[1] == tokens(first)[1]
+
+
+@pytest.mark.parametrize(("new_blocks", "is_found"), [(19, True), (20, False)])
+async def test_a_breakpoint_looks_twenty_blocks_back_and_no_further(new_blocks: int, is_found: bool) -> None:
+    """Many tool results at once can outrun the cache."""
+    opening = [{"type": "text", "text": LONG}]
+    longer = opening + [{"type": "text", "text": f"Result {number}"} for number in range(new_blocks)]
+    requests = [
+        {"messages": [{"role": USER, "content": each}], "cache_control": EPHEMERAL} for each in (opening, longer)
+    ]
+
+    _, second = await cached_usages(*requests)
+
+    assert (tokens(second)[0] > 0) == is_found
+
+
+async def test_where_breakpoints_stand_is_no_part_of_the_prefix() -> None:
+    """They move along with the conversation, on blocks and within the results of tools."""
+    result = {"type": "text", "text": LONG}
+    marked = conversation("Hi", [CALL], [{**RESULT, "content": [{**result, "cache_control": EPHEMERAL}]}])
+    longer = conversation("Hi", [CALL], [{**RESULT, "content": [result]}], "Hi", [MARKED])
+
+    first, second = await cached_usages(marked, longer)
+
+    assert tokens(first)[1] > 1_024
+    assert tokens(second)[0] == tokens(first)[1]
+    bare = conversation("Hi", [CALL], [{**RESULT, "content": [result]}])
+    assert count_input_tokens(marked) == count_input_tokens(bare)
+
+
+async def test_usage_that_a_script_states_wins_over_the_simulation() -> None:
+    """Of the input; an output alone leaves the input to be worked out."""
+    request = {"system": LONG, "cache_control": EPHEMERAL}
+
+    (stated,) = await cached_usages(request, usage=Usage(cache_read_input_tokens=7))
+    (full,) = await cached_usages(request, usage=Usage(input_tokens=9))
+    (output,) = await cached_usages(request, usage=Usage(output_tokens=500))
+
+    assert tokens(stated)[:2] == (7, 0)
+    assert tokens(full) == (0, 0, 9)
+    assert tokens(output)[1] > 1_024
+    assert output.output_tokens == 500
 
 
 async def test_thinking_goes_back_to_its_own_model_only() -> None:

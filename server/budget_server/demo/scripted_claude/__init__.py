@@ -12,6 +12,7 @@ The modules, each of which knows only those above it:
 
 - ``script``: what an answer can be, and what can go wrong with it;
 - ``wire``: answers as the API writes them, in JSON and in events;
+- ``caching``: what the API would have read from its prompt cache;
 - ``checks``: what the API would refuse about a request;
 - ``endpoint``: the socket, and how each exchange goes.
 """

@@ -17,7 +17,7 @@ import secrets
 import socket
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, cast
 
@@ -27,6 +27,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from budget_server.demo.scripted_claude.caching import PromptCache
 from budget_server.demo.scripted_claude.checks import REDACTED, find_refusal
 from budget_server.demo.scripted_claude.script import JSON_FAULTS, Answer, Conversation, Failure, Script, Turn
 from budget_server.demo.scripted_claude.wire import (
@@ -77,6 +78,8 @@ class ScriptedClaude:
         conversations: scripts by marker; the first marker found in a conversation's first user message chooses. Each
             script counts its own requests, so conversations may run side by side.
         models: the model ids that exist; any other gets a 404. ``None`` accepts every id.
+        caches: whether usage tells of prompt caching where requests have breakpoints; a turn's own usage of input and
+            cache is believed all the same.
         port: where to listen; 0 takes a free one.
     """
 
@@ -86,12 +89,14 @@ class ScriptedClaude:
         *,
         conversations: Mapping[str, Script] | None = None,
         models: frozenset[str] | None = None,
+        caches: bool = False,
         port: int = 0,
     ) -> None:
         self.requests: list[ReceivedRequest] = []
         self._conversations = {marker: Conversation(each) for marker, each in (conversations or {}).items()}
         self._other_conversations = Conversation(script)
         self._models = models
+        self._cache = PromptCache() if caches else None
         self._arrival = anyio.Event()
         self._closing = False
         # Part of every id: a conversation may go on at another endpoint, and the API wants tool ids unique within it.
@@ -229,6 +234,8 @@ class ScriptedClaude:
             elif answer.fault and not stream and answer.fault not in JSON_FAULTS:
                 await exchange.fail(Failure(status=500, message=f"The script is wrong: {answer.fault} needs a stream."))
             else:
+                if self._cache is not None:
+                    answer = replace(answer, usage=self._cache.usage_of(request.body, answer.usage))
                 id_suffix = request.request_id.removeprefix("req_scripted_")
                 await exchange.play(answer, Message.compose(answer, request.body, id_suffix=id_suffix), stream=stream)
 

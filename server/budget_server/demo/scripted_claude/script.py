@@ -80,6 +80,8 @@ class Turn:
         thinking: a thinking block before the text, signed for the request's model.
         stop_reason: left out, ``tool_use`` if it asks for tools and ``end_turn`` if not. Content beyond the request's
             ``max_tokens`` is cut and the stop reason becomes ``max_tokens``, whatever stands here.
+        ignores_tool_choice: it asks for its tools even where the request's ``tool_choice`` is ``none``, which the API
+            never does; otherwise such a request is answered without them.
         usage: what the answer costs; by default worked out from the request and the content.
         fault: what goes wrong with it.
         hold: the answer waits for this event, so that a test decides when it goes on.
@@ -90,6 +92,7 @@ class Turn:
     tool_calls: tuple[ToolCall, ...] = ()
     thinking: str = ""
     stop_reason: str | None = None
+    ignores_tool_choice: bool = False
     usage: Usage = Usage()
     fault: Fault | None = None
     hold: anyio.Event | None = None

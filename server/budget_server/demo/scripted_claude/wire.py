@@ -114,7 +114,8 @@ class Message:
         thinking_tokens = math.ceil(output_bytes / OUTPUT_BYTES_PER_TOKEN)
         if text := take(turn.text):
             blocks.append(_Block.text(text))
-        for number, call in enumerate(turn.tool_calls, start=1):
+        tool_calls = turn.tool_calls if turn.ignores_tool_choice or not _calls_no_tools(body) else ()
+        for number, call in enumerate(tool_calls, start=1):
             written = to_json(call.input).decode()
             if input_json := take(written):
                 call_id = f"toolu_scripted_{id_suffix}_{number}"
@@ -127,7 +128,9 @@ class Message:
             output_tokens = stated_output_tokens
         if too_much_was_stated:
             output_tokens = max_tokens
-        stop_reason = turn.stop_reason or ("tool_use" if turn.tool_calls else "end_turn")
+        stop_reason = turn.stop_reason or ("tool_use" if tool_calls else "end_turn")
+        if stop_reason == "tool_use" and len(tool_calls) < len(turn.tool_calls):
+            stop_reason = "end_turn"
         if was_cut:
             stop_reason = "max_tokens"
         first_usage, final_usage = _usage(turn, body, output_tokens=output_tokens, thinking_tokens=thinking_tokens)
@@ -199,9 +202,30 @@ def error_type_of(status: int) -> str:
 
 
 def count_input_tokens(body: Mapping[str, Any]) -> int:
-    """Count a request's input as this endpoint does, for its usage and for ``count_tokens`` alike."""
-    counted = {name: body[name] for name in ("system", "tools", "messages") if name in body}
+    """Count a request's input as this endpoint does, for its usage and for ``count_tokens`` alike.
+
+    Breakpoints of the prompt cache are no part of it.
+    """
+    counted: dict[str, Any] = {name: body[name] for name in ("system", "tools", "messages") if name in body}
+    for name in ("system", "tools", "messages"):
+        if isinstance(counted.get(name), list):
+            counted[name] = [without_cache_control(each) for each in counted[name]]
     return math.ceil(len(to_json(counted)) / INPUT_BYTES_PER_TOKEN)
+
+
+def without_cache_control(holder: Any) -> Any:  # noqa: ANN401 - whatever stands where a block should
+    """Copy a message, block or tool without its breakpoints; what tools are called with is left alone."""
+    if not isinstance(holder, dict):
+        return holder
+    bare = {name: value for name, value in cast("dict[str, Any]", holder).items() if name != "cache_control"}
+    if isinstance(bare.get("content"), list):
+        bare["content"] = [without_cache_control(each) for each in bare["content"]]
+    return bare
+
+
+def _calls_no_tools(body: Mapping[str, Any]) -> bool:
+    choice = body.get("tool_choice")
+    return isinstance(choice, Mapping) and choice.get("type") == "none"
 
 
 def _usage(
