@@ -26,6 +26,7 @@ format: $(VENV)/.dev
 bench: $(VENV)/.runtime
 	$(BIN)/python benchmarks/stdio.py --markdown docs/benchmarks.md
 	$(BIN)/python benchmarks/ledger.py --markdown docs/benchmarks.md
+	$(BIN)/python benchmarks/delegation.py --markdown docs/benchmarks.md
 
 # The protocol's OpenAPI document is not part of this project: DOCUMENT says where it is.
 openapi: $(VENV)/.runtime $(VENV)/openapi/.ready
