@@ -20,6 +20,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
@@ -67,7 +68,7 @@ CAVEATS = (
     "The ratio is the median over rounds of ours to the baseline, both measured within the same round; absolute times "
     "are this machine's. All are wall times of one turn: of conversations of {turns} turns, of single ones, and of "
     f"{MAX_RUNNING} at once, where the time of all is shared out among all their turns. Each answer has {DELTAS} "
-    "deltas and comes without the seconds that a model takes: against those, what is added does not show. A delegation "
+    "deltas and comes without the seconds that a model takes: against those, what is added is little. A delegation "
     "begins by asking the endpoint to count its prompt, which the bare loop does not: in a single turn that shows "
     "whole. Every budgeted turn waits for the disk, as a reservation does."
 )
@@ -338,6 +339,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         comparisons=comparisons,
         facts={
             "one disk flush": f"{flush:.2f} ms (4 KiB appended and fsynced beside the ledger)",
+            "clients": ", ".join(f"{name} {version(name)}" for name in ("anthropic", "runcycles")),
             "added to a turn": _added(comparisons),
             "requests": endpoint.sizes(),
         },

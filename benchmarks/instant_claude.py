@@ -50,8 +50,8 @@ class InstantClaude:
                 length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
                 body = await reader.readexactly(int(length[1]) if length else 0)
                 writer.write(self._answer(head, body))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            writer.close()  # either side has ended
 
     def _answer(self, head: bytes, body: bytes) -> bytes:
         tokens = len(body) // BYTES_PER_TOKEN
