@@ -273,7 +273,7 @@ def test_a_schema_that_can_be_kept_is_taken(schema: dict[str, Any]) -> None:
     assert output_config["format"]["type"] == "json_schema"
 
 
-def test_what_is_sent_is_what_the_clients_own_helper_makes_of_it() -> None:
+def test_what_is_sent_is_what_the_client_itself_makes_of_it() -> None:
     """What the API cannot enforce is told in words; objects are closed, as it insists."""
     output_config = OutputSchema.parse(BIKE).wire()
 

@@ -268,7 +268,7 @@ def _check_references(subschemas: Mapping[_Path, object]) -> None:
 
 
 def _sendable(schema: dict[str, Any]) -> dict[str, Any]:
-    """Write a schema as the API takes it: the client's own helper moves into words what cannot be enforced."""
+    """Write a schema as the API takes it: the client's own function moves into words what cannot be enforced."""
     from anthropic import transform_schema  # here: about a second that no start should wait for
 
     try:
@@ -278,7 +278,7 @@ def _sendable(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _one_type_each(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a list of types as ``anyOf``: the client's helper knows one type at a time."""
+    """Write a list of types as ``anyOf``: the client's function knows one type at a time."""
     own = dict(schema)
     for keyword in _SENT & own.keys():
         value = own[keyword]
