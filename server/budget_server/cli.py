@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from budget_server import authority_commands, budget_commands, check_command, price_commands
+from budget_server import authority_commands, budget_commands, check_command, delegation_commands, price_commands
 from budget_tools.errors import ConfigurationError
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ def root(
 
 app.add_typer(budget_commands.app, name="budget")
 app.add_typer(authority_commands.app, name="authority")
+app.add_typer(delegation_commands.app, name="delegations")
 app.command()(check_command.check)
 app.command()(price_commands.prices)
 

@@ -201,10 +201,9 @@ class Spender:
                 if denial is None:
                     raise error_from(exc, f"reserve budget for {order.name}") from exc
                 return denial
-        if reservation.settlement_error is None:
-            self._log.strike(reservation.reservation_id)
-        else:
+        if reservation.settlement_error is not None:
             logger.warning("Reservation %s is charged but not yet settled: the journal will repeat it", order.key)
+        self._log.strike(reservation.reservation_id)
         return None
 
     async def hold(self, order: Order) -> str | Denial | LimitDenial:
