@@ -119,7 +119,7 @@ class BareLoop:
             results: list[ToolResultBlockParam] = []
             for block in message.content:
                 if block.type == "tool_use":
-                    result = await self._tools.call_tool(TOOL, {})
+                    result = await self._tools.call_tool(TOOL, dict(block.input))
                     texts = [content.text for content in result.content if content.type == "text"]
                     results.append(
                         {
@@ -135,21 +135,18 @@ async def delegate(services: Services, tool_calls: int) -> None:
     """Hold the same conversation as a delegation; the one place that knows how one is started."""
     task = Task(
         task=opening(tool_calls),
-        context="",
-        system="",
         model=MODEL,
-        max_turns=tool_calls + 1,
+        max_turns=tool_calls + 2,  # one more than it takes, so that none of them is made the last
         max_output_tokens=MAX_OUTPUT_TOKENS,
-        budget_microcents=None,
         tools=(f"{SERVER_NAME}__{TOOL}",) if tool_calls else (),
-        subject=services.subject,
+        levels=services.subject.levels,
     )
     delegation = await services.delegations.start(task, uuid4().hex)
-    while not delegation.is_done:
+    while (outcome := delegation.outcome) is None:
         await delegation.next_change()
     sources = [turn.actual_source for turn in delegation.turns]
-    if delegation.status != "completed" or sources != ["usage"] * (tool_calls + 1):
-        raise RuntimeError(f"A delegation did not do its work, so its time means nothing: {delegation.hint}")
+    if outcome.status != "completed" or sources != ["usage"] * (tool_calls + 1):
+        raise RuntimeError(f"A delegation did not do its work, so its time means nothing: {outcome.hint}")
 
 
 class Endpoint:

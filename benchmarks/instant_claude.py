@@ -83,7 +83,9 @@ class InstantClaude:
         yield self._text
         if uses_tool:
             tool_use = {"type": "tool_use", "id": f"toolu_instant_{taken}", "name": tools[0]["name"], "input": {}}
-            yield _block(1, tool_use, [{"type": "input_json_delta", "partial_json": piece} for piece in ("", "{}")])
+            # No two calls alike: the same one again and again would be taken for a runaway.
+            pieces = ("", '{"step":', f"{taken}}}")
+            yield _block(1, tool_use, [{"type": "input_json_delta", "partial_json": piece} for piece in pieces])
         stop = {"stop_reason": "tool_use" if uses_tool else "end_turn", "stop_sequence": None}
         final_usage = {**usage, "output_tokens": self._output_tokens}
         yield _event({"type": "message_delta", "delta": stop, "usage": final_usage})

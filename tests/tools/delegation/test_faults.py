@@ -48,7 +48,7 @@ FAULTS: dict[Fault, Row] = {
     "reset_before_headers": _fault("reset_before_headers"),
     "empty_stream": _fault("empty_stream"),
     "error_event_first": _fault("error_event_first", says="overloaded_error"),
-    "no_usage": _fault("no_usage"),
+    "no_usage": _fault("no_usage", status="completed", text="Half and half."),
     "hang_mid_stream": _fault("hang_mid_stream"),
     "drop_mid_stream": _fault("drop_mid_stream"),
     "reset_mid_stream": _fault("reset_mid_stream"),

@@ -33,7 +33,7 @@ from budget_tools.delegation.store import Message, Outcome
 from budget_tools.delegation.turn import Prepared, TurnPlan, TurnResult, TurnTaker
 from budget_tools.errors import AuthorityError
 from budget_tools.ids import time_ordered_id
-from budget_tools.money import format_usd
+from budget_tools.money import Money, format_usd
 from budget_tools.pricing import PriceBook
 
 logger = logging.getLogger(__name__)
@@ -323,7 +323,9 @@ class TurnChooser:
     async def _take(self, way: Way, order: Order, prepare: Callable[[Allowance], Prepared | Failure]) -> TurnResult:
         self._tell(f"turn {order.turn}: asking {way.model}, at most ${format_usd(order.bound)}")
         result = await self._turns.take(TurnPlan(order=order, prepare=prepare))
-        if result.denial is None:
+        if result.remaining is not None:
+            self._purse.remaining = Money.microcents(result.remaining)
+        elif result.denial is None:
             await self._purse.look()
         return result
 

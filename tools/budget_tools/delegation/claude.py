@@ -4,12 +4,13 @@ One ticket is one HTTP attempt. The client's own retries are off, because the AP
 after a lost answer may be billed twice, so every attempt is ours to count.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from budget_tools.delegation.reply import Reply, ReplyReader
 from budget_tools.errors import UngatedRequestError
 
 if TYPE_CHECKING:
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
     from anthropic._middleware import AsyncCallNext
     from anthropic._request import APIRequest
     from anthropic._response import AsyncAPIResponse
-    from anthropic.types import Message
 
 REQUEST_TIMEOUT_SECONDS = 600.0
 CONNECT_TIMEOUT_SECONDS = 10.0
 
 _FREE_PATH = "/v1/messages/count_tokens"
+
+_COUNTED = ("model", "messages", "system", "tools", "tool_choice", "output_config")
+"""What of a request the API counts."""
 
 # Refused before any work: safe to try again. Every other 4xx but 408 and 499 is as surely unbilled, but will not pass
 # later.
@@ -42,27 +45,6 @@ class Ticket:
 
 
 _current_ticket: ContextVar[Ticket | None] = ContextVar("current_ticket", default=None)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ToolUse:
-    """A tool call that Claude asks for."""
-
-    id: str
-    name: str
-    input: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reply:
-    """A streamed answer, read to its end; it is complete only with a stop reason."""
-
-    content: Sequence[Mapping[str, Any]]
-    text: str
-    tool_uses: Sequence[ToolUse]
-    stop_reason: str | None
-    usage: Mapping[str, Any] | None
-    model: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +82,7 @@ class Claude:
         import anthropic
         import httpx2
 
-        countable = {key: request[key] for key in ("model", "messages", "system", "tools") if key in request}
+        countable = {key: request[key] for key in _COUNTED if key in request}
         try:
             counted = await self._client.messages.count_tokens(**countable, timeout=CONNECT_TIMEOUT_SECONDS)
         except (anthropic.AnthropicError, httpx2.HTTPError, ValueError):
@@ -120,8 +102,11 @@ class Claude:
         """
         try:
             with _under(ticket):
-                async with self._client.messages.stream(**request) as stream:
-                    return _reply(await stream.get_final_message())
+                reader = ReplyReader()
+                async with await self._client.messages.create(**request, stream=True) as stream:
+                    async for event in stream:
+                        reader.take(event)
+                return reader.reply()
         except UngatedRequestError:
             raise
         except Exception as exc:
@@ -152,26 +137,6 @@ async def _gate(request: "APIRequest", call_next: "AsyncCallNext") -> "AsyncAPIR
     response = await call_next(request)
     ticket.request_id = response.headers.get("request-id", "")
     return response
-
-
-def _reply(message: "Message") -> Reply:
-    # As the client itself would send them back: thinking and its signatures verbatim, fields of its own left out.
-    content = [
-        block.model_dump(mode="json", exclude_unset=True, exclude=getattr(block, "__api_exclude__", None))
-        for block in message.content
-    ]
-    return Reply(
-        content=content,
-        text="".join(block["text"] for block in content if block["type"] == "text"),
-        tool_uses=[
-            ToolUse(id=block["id"], name=block["name"], input=block["input"])
-            for block in content
-            if block["type"] == "tool_use"
-        ],
-        stop_reason=message.stop_reason,
-        usage=message.model_dump().get("usage"),  # typed as always there, but the client does not insist
-        model=message.model,
-    )
 
 
 def _failure(exc: Exception, ticket: Ticket) -> Failure:

@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from budget_tools.delegation.claude import Reply
 from budget_tools.delegation.records import Task, TurnRecord
+from budget_tools.delegation.reply import Reply
 from budget_tools.delegation.store import Message
 from budget_tools.money import format_usd
 from budget_tools.tokens import most_input_tokens

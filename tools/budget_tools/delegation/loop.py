@@ -17,11 +17,12 @@ from runcycles import AsyncCyclesClient
 
 from budget_tools.delegation.caps import Allowance
 from budget_tools.delegation.choice import LAST_STEP, Denied, Landing, Taken, TurnChooser
-from budget_tools.delegation.claude import Claude, Reply
+from budget_tools.delegation.claude import Claude
 from budget_tools.delegation.conversation import Conversation, notice, opening
 from budget_tools.delegation.log import DelegationLog
 from budget_tools.delegation.purse import Purse
 from budget_tools.delegation.records import Status, Task, TurnRecord
+from budget_tools.delegation.reply import Reply
 from budget_tools.delegation.request import RequestBuilder
 from budget_tools.delegation.runaway import RunawayWatch
 from budget_tools.delegation.spending import Spender
@@ -181,9 +182,8 @@ class Delegation:
     async def _end(self, outcome: Outcome) -> None:
         """Give back what is held, and write the end down."""
         try:
-            if self._purse.held is not None:
-                await self._purse.release()
-                await self._purse.look()
+            await self._purse.release()
+            await self._purse.look()
             await self._log.finish(outcome)
             if self._has_tools:
                 self.nested_microcents = (await self._store.find(self._tenant, self.id)).children_spent_microcents

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
-from runcycles import Action, Amount, AsyncCyclesClient, Caps, CyclesProtocolError, Unit
+from runcycles import Action, Amount, AsyncCyclesClient, Caps, CyclesProtocolError, Unit, get_cycles_context
 from runcycles import Subject as CyclesSubject
 from runcycles.models import ReservationCreateRequest
 from runcycles.streaming import AsyncStreamReservation, StreamUsage
@@ -120,6 +120,14 @@ class Lease:
     def caps(self) -> Caps | None:
         """What the authority allows beside the amount (Cycles v0, Caps)."""
         return self._reservation.caps
+
+    @property
+    def remaining(self) -> int | None:
+        """What remained of the tightest budget once this was reserved, if the authority said."""
+        context = get_cycles_context()
+        balances = (context.balances if context is not None else None) or ()
+        amounts = [each.remaining.amount for each in balances if each.remaining.unit == self.order.unit]
+        return min(amounts, default=None)
 
     @property
     def usage(self) -> StreamUsage:

@@ -12,9 +12,9 @@ from typing import Any
 import anyio
 
 from budget_tools.delegation.caps import Allowance
-from budget_tools.delegation.claude import ToolUse
 from budget_tools.delegation.log import DelegationLog
 from budget_tools.delegation.records import PARENT_META, ToolCallRecord, TurnRecord
+from budget_tools.delegation.reply import ToolUse
 from budget_tools.delegation.spending import Lease, LimitDenial, NotSpentError, Order, Spender
 from budget_tools.delegation.stop import Stop
 from budget_tools.delegation.store import Message

@@ -20,10 +20,11 @@ import anyio
 
 from budget_tools.cycles import Denial
 from budget_tools.delegation.caps import NO_CAPS, Allowance
-from budget_tools.delegation.claude import Claude, Failure, Reply, Ticket
+from budget_tools.delegation.claude import Claude, Failure, Ticket
 from budget_tools.delegation.conversation import said, said_so_far
 from budget_tools.delegation.log import DelegationLog
 from budget_tools.delegation.records import TurnRecord
+from budget_tools.delegation.reply import Reply
 from budget_tools.delegation.spending import Lease, LimitDenial, NotSpentError, Order, Spender
 from budget_tools.delegation.stop import Stop
 from budget_tools.delegation.store import Message
@@ -85,8 +86,8 @@ class TurnResult:
     prepared: Prepared = field(default_factory=lambda: Prepared(request={}))
     messages: Sequence[Message] = ()
     """What it adds to the conversation."""
-    has_departed: bool = False
-    """Whether its request may have left."""
+    remaining: int | None = None
+    """What remains of the tightest budget after it, unless others spent meanwhile; ``None`` where it is not known."""
 
 
 class TurnTaker:
@@ -150,10 +151,11 @@ class TurnTaker:
             raise NotSpentError
         result.prepared = prepared
         await lease.depart()
-        result.has_departed = True
         outcome, record.request_id = await self._call(prepared.request, lease, result)
         charged = self._settle(plan, outcome, lease, record)
         record.charged = Money.microcents(charged)
+        if lease.remaining is not None:
+            result.remaining = lease.remaining + plan.order.bound - charged
         if isinstance(outcome, Reply):
             result.reply = outcome
         else:
