@@ -156,6 +156,8 @@ class Services:
         made = self.__dict__
         if "delegations" in made:
             await self.delegations.aclose()
+        elif "delegation_store" in made:
+            await self.delegation_store.aclose()
         if "toolbox" in made:
             await self.toolbox.aclose()
         if "claude" in made:

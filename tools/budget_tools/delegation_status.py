@@ -6,9 +6,12 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from budget_tools.answers import answer
-from budget_tools.delegate_to_claude import MAX_WAIT_SECONDS, SETTLE_SECONDS, DelegationResult, describe, follow, show
+from budget_tools.delegate_to_claude import MAX_WAIT_SECONDS, DelegationResult, describe, follow, show
 from budget_tools.registration import make_tool
 from budget_tools.toolkit import ToolContext, toolkit_of
+
+CANCEL_SECONDS = 3.0
+"""How long a cancel waits at least for its effect: another process hears of it within a second."""
 
 
 async def delegation_status(
@@ -22,7 +25,7 @@ async def delegation_status(
     delegation = await kit.delegations.find(kit.subject.tenant, delegation_id)
     if cancel:
         await kit.delegations.cancel(kit.subject.tenant, delegation_id)
-    await follow(ctx, delegation, max(wait_seconds, SETTLE_SECONDS) if cancel else wait_seconds)
+    await follow(ctx, delegation, max(wait_seconds, CANCEL_SECONDS) if cancel else wait_seconds)
     result = describe(delegation)
     return answer(result, show(result))
 

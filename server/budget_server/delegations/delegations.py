@@ -393,7 +393,9 @@ class Delegations:
         if not self._db.execute(
             "SELECT 1 FROM delegations WHERE delegation_id = ? AND tenant = ?", (delegation_id, tenant)
         ).get:
-            raise InvalidArgumentError(f"There is no delegation {delegation_id!r}: list_delegations shows those there are.", code="NOT_FOUND")
+            raise InvalidArgumentError(
+                f"There is no delegation {delegation_id!r}: list_delegations shows those there are.", code="NOT_FOUND"
+            )
 
     def _owner(self, delegation_id: str) -> object:
         return self._db.execute("SELECT owner FROM delegations WHERE delegation_id = ?", (delegation_id,)).get

@@ -21,7 +21,7 @@ from budget_tools.cycles import body_of
 from budget_tools.delegation.log import turn_cost_microcents
 from budget_tools.delegation.records import ToolCallRecord, TurnRecord
 from budget_tools.delegation.store import DelegationStore, Orphan, Outcome, Spend, Step
-from budget_tools.errors import AuthorityUnavailableError
+from budget_tools.errors import AuthorityError
 from budget_tools.money import Money
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ async def settle_orphans(store: DelegationStore, cycles: AsyncCyclesClient) -> b
     for orphan in await store.orphans():
         try:
             await _settle(orphan, store, cycles)
-        except AuthorityUnavailableError as exc:
+        except AuthorityError as exc:
             logger.warning("Delegation %s is not settled yet: %s", orphan.delegation.delegation_id, exc.message)
             is_complete = False
     return is_complete
