@@ -4,6 +4,7 @@ The toolbox reaches them over real sockets; that they are at hand lets a test wa
 """
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -84,7 +85,7 @@ class Warehouse:
         self.waiting = anyio.Event()
         self.cancelled = anyio.Event()
         self._server = MCPServer("warehouse")
-        for tool in (self.count, self.meta, self.wait, self.ramble):
+        for tool in (self.count, self.meta, self.wait):
             self._server.tool()(tool)
 
     def app(self, kind: str) -> Starlette:
@@ -113,10 +114,6 @@ class Warehouse:
             self.cancelled.set()
             raise
         return ""
-
-    async def ramble(self, length: int) -> str:
-        """Say a lot."""
-        return "x" * length
 
 
 class _Recorder:
@@ -151,7 +148,6 @@ class OldServer:
         session = request.headers.get("mcp-session-id", "")
         if request.method == "DELETE":
             self.ended.append(session)
-            return Response(status_code=200)
         if request.method != "POST":
             return Response(status_code=405)
         message = await request.json()
@@ -168,14 +164,16 @@ class OldServer:
                 "serverInfo": {"name": "old", "version": "1"},
             }
         elif session not in self._known:
-            error = {
-                "jsonrpc": "2.0",
-                "id": message.get("id"),
-                "error": {"code": -32600, "message": "Session not found"},
-            }
-            return JSONResponse(error, status_code=404)
+            return refusal(404, "Session not found")
         elif method == "tools/list":
-            result = {"tools": [{"name": "count", "inputSchema": {"type": "object"}}]}
+            names = ("count", "object", "ramble")
+            result = {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in names]}
+        elif method == "tools/call" and message["params"]["name"] == "object":
+            return refusal(400, "The old server objects.")
+        elif method == "tools/call" and message["params"]["name"] == "ramble":
+            said = {"content": [{"type": "text", "text": "x" * message["params"]["arguments"]["length"]}]}
+            event = json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": said})
+            return Response(f"event: message\ndata: {event}\n\n", media_type="text/event-stream")
         elif method == "tools/call":
             self.calls += 1
             result = {"content": [{"type": "text", "text": f"call {self.calls}"}]}
@@ -183,6 +181,12 @@ class OldServer:
             return Response(status_code=202)
         answer = {"jsonrpc": "2.0", "id": message["id"], "result": result}
         return JSONResponse(answer, headers={"mcp-session-id": session})
+
+
+def refusal(status_code: int, message: str) -> Response:
+    """An error of the protocol under a status of HTTP."""
+    error = {"code": -32600, "message": message}
+    return JSONResponse({"jsonrpc": "2.0", "id": None, "error": error}, status_code=status_code)
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from budget_tools.delegation import tool_servers
 from budget_tools.delegation.toolbox import SubagentTool
 from budget_tools.errors import ConfigurationError
 from tools.delegation.harness import happens, shed
-from tools.delegation.remote import OldServer, Port, Warehouse, open_toolbox
+from tools.delegation.remote import OldServer, Port, Warehouse, open_toolbox, refusal
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("_plain_loopback")]
 
@@ -171,13 +171,14 @@ def elsewhere(port: Port) -> ASGIApp:
     ("app", "says"),
     [
         (lambda: status(401), "it answers 401 Unauthorized: check the headers"),
+        (lambda: refusal(401, "No."), "it answers 401 Unauthorized: check the headers"),
         (lambda: status(403), "it answers 403 Forbidden: check the headers"),
         (lambda: status(404), "it answers 404 Not Found: check its url, and its type"),
         (lambda: status(405), "it answers 405 Method Not Allowed: check its url, and its type"),
         (lambda: status(500), "it answers 500 Internal Server Error"),
         (lambda: PlainTextResponse("Welcome!"), "text/plain"),
     ],
-    ids=["401", "403", "404", "405", "500", "no MCP"],
+    ids=["401", "401 in JSON-RPC", "403", "404", "405", "500", "no MCP"],
 )
 async def test_a_server_that_refuses_is_one_sentence_without_its_headers(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, app: Callable[[], ASGIApp], says: str
@@ -327,10 +328,31 @@ async def test_calls_side_by_side_over_http_fail_each_for_itself(tmp_path: Path)
 
 async def test_a_large_result_over_http_is_taken_whole(tmp_path: Path) -> None:
     """Several pictures are megabytes of base64 in one event."""
-    async with Port(Warehouse().app("http")) as port, open_toolbox(tmp_path, {"far": entry(port, "http")}) as box:
-        tool = (await box.open(["far__ramble"]))["far__ramble"]
+    async with Port(OldServer()) as port, open_toolbox(tmp_path, {"old": entry(port, "http")}) as box:
+        tool = (await box.open(["old__ramble"]))["old__ramble"]
 
         assert "2000000 characters in all" in await text(tool, length=2_000_000)
+
+
+async def test_an_error_of_the_protocol_under_a_status_is_what_claude_reads(tmp_path: Path) -> None:
+    """Streamable HTTP: a server may put a JSON-RPC error under 400; it says more than the status."""
+    async with Port(OldServer()) as port, open_toolbox(tmp_path, {"old": entry(port, "http")}) as box:
+        outcome = await (await box.open(["old__object"]))["old__object"].call({})
+
+    assert outcome.content[0]["text"] == "old__object failed: The old server objects."
+
+
+async def test_a_server_without_a_stream_of_its_own_is_used_and_left_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Streamable HTTP: a server may answer GET and DELETE with 405, and nobody has to mend that."""
+    caplog.set_level(logging.WARNING)
+    old = OldServer()
+    async with Port(old) as port, open_toolbox(tmp_path, {"old": entry(port, "http")}) as box:
+        assert await text((await box.open(["old__count"]))["old__count"]) == "call 1"
+
+    assert old.ended == ["session-1"]
+    assert caplog.text == ""
 
 
 async def test_servers_that_work_stay_usable_beside_one_that_does_not(tmp_path: Path) -> None:

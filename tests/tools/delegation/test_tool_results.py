@@ -107,6 +107,7 @@ async def test_an_image_that_is_too_large_is_only_mentioned(tmp_path: Path) -> N
         (b"", "image/png", "(image, image/png, 0 bytes: not a picture"),
         (PICTURE[:-1], "image/png", "(image, image/png, 70 bytes: not a picture"),
         (f"{PICTURE}é", "image/png", "(image, image/png, "),
+        (f"{PICTURE[:40]}!{PICTURE[40:]}", "image/png", "(image, image/png, "),
         ("not base64!", "image/png", "(image, image/png, "),
         (f"data:image/png;base64,{PICTURE}", "image/png", "(image, image/png, "),
     ],

@@ -142,8 +142,6 @@ class _StreamableClient(_Client):
     """Answers a request that failed in the server's place, so that only this request fails, and says why."""
 
     async def _complaint(self, response: httpx2.Response) -> str:
-        if response.request.method != "POST":
-            return ""  # the SDK makes do without a stream of its own, and without the end of its session
         complaint = await super()._complaint(response)
         if not response.is_error or response.status_code in (401, 403) or _fate(response) == "session lost":
             return complaint
@@ -152,6 +150,7 @@ class _StreamableClient(_Client):
 
     async def _refuse(self, request: httpx2.Request, reason: str, fate: Fate) -> httpx2.Response:
         if request.method != "POST":
+            # The SDK makes do without a stream of the server's own and without the end of a session, and is silent then.
             return httpx2.Response(405, request=request)
         error = {"code": CONNECTION_CLOSED, "message": reason, "data": {"by": _OURS, "fate": fate}}
         return httpx2.Response(502, request=request, json={"jsonrpc": "2.0", "id": None, "error": error})
