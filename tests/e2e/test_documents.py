@@ -13,6 +13,7 @@ from mcp import Client, StdioServerParameters
 
 from budget_server.app import TOOLS
 from budget_server.settings import Settings
+from budget_tools.delegation.servers_file import ServersFile
 from hosting import Environment, call
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,17 @@ def test_the_readme_shows_the_example_configuration() -> None:
     blocks = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", README, re.DOTALL)]
 
     assert json.loads(EXAMPLE.read_text(encoding="utf-8")) in blocks
+
+
+def test_every_tools_file_of_the_readme_is_one(tmp_path: Path) -> None:
+    """README, Delegating with tools: what it shows can be pasted."""
+    blocks = [block for block in re.findall(r"```json\n(.*?)```", README, re.DOTALL) if "mcpServers" in block]
+    path = tmp_path / "servers.json"
+
+    assert len(blocks) >= 2
+    for block in blocks:
+        path.write_text(block, encoding="utf-8")
+        assert ServersFile.read(path).entries
 
 
 def test_the_readme_names_every_setting_and_every_tool() -> None:

@@ -150,7 +150,7 @@ class _StreamableClient(_Client):
 
     async def _refuse(self, request: httpx2.Request, reason: str, fate: Fate) -> httpx2.Response:
         if request.method != "POST":
-            # The SDK makes do without a stream of the server's own and without the end of a session, and is silent then.
+            # The SDK makes do without a stream of the server's own, and without the end of a session, in silence.
             return httpx2.Response(405, request=request)
         error = {"code": CONNECTION_CLOSED, "message": reason, "data": {"by": _OURS, "fate": fate}}
         return httpx2.Response(502, request=request, json={"jsonrpc": "2.0", "id": None, "error": error})
