@@ -1,9 +1,13 @@
 """What tests of the delegation store are made of."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from budget_server.delegations.store import SqliteDelegationStore
 from budget_tools.delegation.records import Task
 from budget_tools.delegation.store import Call, DelegationStore, Outcome, Spend, Step, Stored
 from budget_tools.errors import InvalidArgumentError
@@ -59,3 +63,20 @@ async def refused(awaitable: Any) -> InvalidArgumentError:
     assert refusal.value.message.endswith(".")
     assert "\n" not in refusal.value.message
     return refusal.value
+
+
+@asynccontextmanager
+async def held(store: SqliteDelegationStore) -> AsyncIterator[None]:
+    """Keep the file busy meanwhile, as another process may."""
+    is_held, go_on = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hold(_: object) -> None:
+        loop.call_soon_threadsafe(is_held.set)
+        asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(5)
+
+    holding = asyncio.ensure_future(store._file.run(hold, is_brief=False))
+    await is_held.wait()
+    yield
+    go_on.set()
+    await holding

@@ -1,5 +1,6 @@
 """Who owns a delegation, told without leases and clocks, by real processes that are really killed."""
 
+import asyncio
 import os
 import random
 import signal
@@ -15,7 +16,7 @@ import pytest
 from budget_server.delegations.owners import Owners, may_have_orphans
 from budget_server.delegations.store import SqliteDelegationStore
 from budget_tools.delegation.store import Outcome, Step
-from server.delegations.making import TENANT, call, spend, started, stopped
+from server.delegations.making import TENANT, call, held, spend, started, stopped
 
 pytestmark = pytest.mark.anyio
 
@@ -133,6 +134,22 @@ async def test_an_adopter_that_dies_is_adopted_from(
     assert [orphan.delegation.delegation_id for orphan in await store.orphans()] == ["a"]
 
 
+async def test_an_adoption_that_nobody_hears_of_is_made_anew(
+    tmp_path: Path, store: SqliteDelegationStore, other: SqliteDelegationStore, workers: ExitStack
+) -> None:
+    """A caller that is cut off: its process would own what it does not know of, and settle nothing."""
+    worker(workers, "own", tmp_path, "a").kill()
+    async with held(other):
+        adopting = asyncio.ensure_future(store.orphans())
+        await asyncio.sleep(0)  # it is handed over
+        adopting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await adopting
+
+    assert may_have_orphans(tmp_path)
+    assert [orphan.delegation.delegation_id for orphan in await other.orphans()] == ["a"]
+
+
 async def test_what_a_process_still_owns_when_it_closes_are_orphans(
     tmp_path: Path, store: SqliteDelegationStore, workers: ExitStack
 ) -> None:
@@ -200,6 +217,7 @@ def test_an_owner_is_never_taken_for_dead_once_it_has_its_id(tmp_path: Path) -> 
         for _ in range(200):
             owner = Owners(tmp_path)
             owner_id = owner.claim()
+            watcher.remove(owner_id)  # as one does who asked before it was locked
             assert watcher.is_alive(owner_id)
             assert (tmp_path / "owners" / owner_id).exists()
             owner.close(leaves_orphans=False)

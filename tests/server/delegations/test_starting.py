@@ -10,7 +10,7 @@ from budget_server.delegations.store import SqliteDelegationStore
 from budget_tools.delegation.records import Task, TurnRecord
 from budget_tools.delegation.store import Outcome, Step
 from contract.harness import NOON_MS, Clock
-from server.delegations.making import TENANT, call, refused, started, stopped, task
+from server.delegations.making import TENANT, call, held, refused, started, stopped, task
 
 pytestmark = pytest.mark.anyio
 
@@ -143,24 +143,15 @@ async def test_a_start_or_resume_that_nobody_hears_of_leaves_nothing_running(
 ) -> None:
     """A caller that is cut off while the file is busy: its delegation would run with nobody to run it."""
     before = await stopped(store, "d", budget_microcents=5)
-    held, go_on = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def hold(_: object) -> None:
-        loop.call_soon_threadsafe(held.set)
-        asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(5)
-
-    busy = asyncio.ensure_future(other._file.run(hold, is_brief=False))
-    await held.wait()
-    calls = [
-        asyncio.ensure_future(started(store, "e")),
-        asyncio.ensure_future(store.resume(call("r"), "d", max_turns=9, budget_microcents=9)),
-    ]
-    await asyncio.sleep(0)  # both are handed over
-    for each in calls:
-        each.cancel()
-    go_on.set()
-    await asyncio.gather(busy, *calls, return_exceptions=True)
+    async with held(other):
+        calls = [
+            asyncio.ensure_future(started(store, "e")),
+            asyncio.ensure_future(store.resume(call("r"), "d", max_turns=9, budget_microcents=9)),
+        ]
+        await asyncio.sleep(0)  # both are handed over
+        for each in calls:
+            each.cancel()
+    await asyncio.wait(calls)
 
     assert all(each.cancelled() for each in calls)
     assert (await refused(store.find(TENANT, "e"))).code == "NOT_FOUND"
@@ -198,6 +189,10 @@ async def test_no_more_children_of_one_parent_run_than_may(tmp_path: Path) -> No
     await started(store, "of-another", parent_id="elsewhere")
     await store.write("c1", Step(outcome=Outcome(status="completed")))
     await started(store, "c2", parent_id="p")
+    await store.write("c2", Step(outcome=Outcome(status="failed")))
+    await started(store, "c3", parent_id="p")
+    resumed = store.resume(call("r"), "c2", max_turns=None, budget_microcents=None)
+    assert (await refused(resumed)).code == "TOO_MANY_DELEGATIONS"
     await store.aclose()
 
 
@@ -206,6 +201,8 @@ async def test_depth_is_the_greater_of_what_the_process_and_the_store_know(store
     await started(store, "p", depth=2)
     assert (await started(store, "c", parent_id="p", depth=1)).depth == 3
     assert (await started(store, "far", parent_id="elsewhere", depth=3)).depth == 3
+    await started(store, "shallow", depth=1)
+    assert (await started(store, "deep", parent_id="shallow", depth=3)).depth == 3
 
     for attempt in (started(store, "g", parent_id="c"), started(store, "h", depth=4)):
         refusal = await refused(attempt)
