@@ -11,6 +11,9 @@ MIN_OUTPUT_TOKENS = 256
 LANDING_OUTPUT_TOKENS = 1_024
 """What a last answer is kept back for; where there is more money by then, it may be longer."""
 
+LANDING_INPUT_TOKENS = 1_500
+"""What its prompt has beside the turn before: the notice, the results of a few calls at their shortest, the frame."""
+
 CACHED_REQUEST = RequestOptions(cache="5m")
 """A request that writes its prompt to the cache, for five minutes."""
 
@@ -74,7 +77,7 @@ class Fitter:
             wanted_output_tokens: the longest answer that the caller asked for.
         """
         return self.bound(
-            input_tokens=input_tokens + output_tokens,
+            input_tokens=input_tokens + output_tokens + LANDING_INPUT_TOKENS,
             output_tokens=min(LANDING_OUTPUT_TOKENS, wanted_output_tokens),
         )
 
