@@ -299,6 +299,8 @@ class Delegation:
             case "refusal":
                 return Outcome(status="refused", hint="Claude declined the task.")
             case _ if landing is not None and not landing.is_repair:
+                if reply.tool_uses:
+                    await self._say(self._conversation.results(_NOT_RUN))
                 return self._landed(reply, landing)
             case "tool_use" if reply.tool_uses:
                 return await self._use_tools(reply, result)
@@ -383,7 +385,7 @@ class Delegation:
 
     def _nothing_fits(self) -> Outcome:
         number = len(self._log.turns) + 1
-        hint = f"{self._what_ended()} does not cover the worst case of turn {number}, so it was not sent."
+        hint = f"{self._what_ended()} does not cover turn {number} at worst, so it was not sent: raise it and resume."
         if self._landing is not None and self._landing.status != "budget_exhausted":
             hint = f"{self._landing.hint} {hint}"
         return Outcome(status="budget_exhausted", hint=hint)
