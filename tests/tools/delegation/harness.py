@@ -13,17 +13,26 @@ from mcp.types import CallToolResult
 from pydantic import SecretStr
 
 from budget_server.app import create_server
+from budget_server.authority import budgets
 from budget_server.authority.client import EmbeddedCyclesClient
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.listing import balances
 from budget_server.authority.store import LedgerStore
 from budget_server.delegations.store import SqliteDelegationStore
-from budget_server.demo.scripted_claude import COUNT_TOKENS_PATH, Failure, ReceivedRequest, Script, ScriptedClaude
+from budget_server.demo.scripted_claude import (
+    COUNT_TOKENS_PATH,
+    Failure,
+    ReceivedRequest,
+    Script,
+    ScriptedClaude,
+    ToolCall,
+    Turn,
+)
 from budget_server.services import LEDGER_FILE, Services
 from budget_server.settings import Settings
 from budget_tools.delegation.loop import Delegation
 from budget_tools.delegation.store import Stored
-from budget_tools.money import parse_usd
+from budget_tools.money import USD_MICROCENTS, parse_usd
 from hosting import text_of
 
 T = TypeVar("T")
@@ -34,6 +43,15 @@ PATIENCE_SECONDS = 20
 
 SHED = Path(__file__).with_name("tool_shed.py")
 """A downstream MCP server with tools that wait, crash, and say too much."""
+
+LOOK = ToolCall("shed__count")
+"""A call of a tool that costs nothing and is never a repetition."""
+TOOLS = ["shed__count"]
+
+
+def looks(_body: Mapping[str, Any], number: int) -> Turn:
+    """Play a sub-agent that is never done: it answers only where it may use no tool."""
+    return Turn(text=f"Look {number}.", tool_calls=(LOOK,))
 
 
 class CountlessClaude(ScriptedClaude):
@@ -49,10 +67,13 @@ class CountlessClaude(ScriptedClaude):
 class Bench:
     """What one test works with."""
 
-    def __init__(self, *, client: Client, services: Services, claude: ScriptedClaude) -> None:
+    def __init__(
+        self, *, client: Client, services: Services, claude: ScriptedClaude, allocated_microcents: int = 0
+    ) -> None:
         self.client = client
         self.services = services
         self.claude = claude
+        self.allocated_microcents = allocated_microcents
         self.outside_microcents = 0
         """What a test spent past the delegations, for the books at its end."""
 
@@ -112,7 +133,7 @@ class Bench:
         """Read the budget as a host's tools would."""
         response = await self.services.cycles.get_balances(tenant="local")
         assert response.body is not None
-        return amounts(response.body["balances"][0])
+        return dollars(response.body["balances"])
 
     async def reservations(self, status: str = "") -> list[dict[str, Any]]:
         """List the reservations, oldest first."""
@@ -133,6 +154,22 @@ class Bench:
         cycles = self.services.cycles
         assert isinstance(cycles, EmbeddedCyclesClient)
         return await cycles.ledger.run(operation)
+
+    async def fund(self, usd: str) -> None:
+        """Add to the budget, as an operator does."""
+        amount = parse_usd(usd)
+        await self.ledger(
+            lambda ledger: budgets.fund(ledger.db, scope="tenant:local", unit=USD_MICROCENTS, amount=amount)
+        )
+        self.allocated_microcents += amount
+
+    async def spend_what_remains(self) -> None:
+        """Spend all that nobody holds, as another user of the budget may at any time."""
+        amount = (await self.balance())["remaining"]
+        reserved = structured(await self.call("reserve_budget", amount=amount, unit=USD_MICROCENTS))
+        await self.call("commit_usage", reservation_id=reserved["reservation_id"], amount=amount, unit=USD_MICROCENTS)
+        self.outside_microcents += amount
+        assert (await self.balance())["remaining"] == 0
 
     async def set_budget(self, **columns: object) -> None:
         """Change the budget's row: ``status`` or ``caps``."""
@@ -157,7 +194,7 @@ async def open_bench(
     *,
     usd: str = "1.00",
     servers: Mapping[str, object] | None = None,
-    endpoint: type[ScriptedClaude] = ScriptedClaude,
+    endpoint: Callable[[Script], ScriptedClaude] = ScriptedClaude,
     **settings: Any,
 ) -> AsyncIterator[Bench]:
     """Open a bench, and settle and check its books at the end.
@@ -184,16 +221,29 @@ async def open_bench(
         )
         try:
             async with Client(create_server(services)) as client:
-                bench = Bench(client=client, services=services, claude=claude)
+                bench = Bench(client=client, services=services, claude=claude, allocated_microcents=parse_usd(usd))
                 yield bench
         finally:
             with anyio.fail_after(PATIENCE_SECONDS):
                 await services.aclose()
-        await check_books(directory, bench, allocated=parse_usd(usd))
+        await check_books(directory, bench)
 
 
-async def check_books(directory: Path, bench: Bench, *, allocated: int) -> None:
+@asynccontextmanager
+async def beside(bench: Bench, **settings: Any) -> AsyncIterator[Bench]:
+    """Open a second server over the data directory of a bench, as another host on the same machine does."""
+    services = Services(bench.services._settings.model_copy(update=settings))
+    try:
+        async with Client(create_server(services)) as client:
+            yield Bench(client=client, services=services, claude=bench.claude)
+    finally:
+        with anyio.fail_after(PATIENCE_SECONDS):
+            await services.aclose()
+
+
+async def check_books(directory: Path, bench: Bench) -> None:
     """Compare the ledger with what the delegations say they were charged."""
+    allocated = bench.allocated_microcents
     charged = bench.outside_microcents + sum(each.spent_microcents for each in await kept(directory / "data"))
     assert ledger_balance(directory) == {
         "allocated": allocated,
@@ -218,9 +268,15 @@ def ledger_balance(directory: Path, **store: Any) -> dict[str, int]:
     """Read the budget from the ledger file of a bench whose services are closed."""
     opened = LedgerStore(directory / "data" / LEDGER_FILE, **store)
     try:
-        (row,) = opened.run(lambda ledger: balances(ledger.db, "local", {"tenant": "local"})).body["balances"]
+        rows = opened.run(lambda ledger: balances(ledger.db, "local", {"tenant": "local"})).body["balances"]
     finally:
         opened.close()
+    return dollars(rows)
+
+
+def dollars(balances_: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The figures of the one budget in US dollars."""
+    (row,) = (each for each in balances_ if each["remaining"]["unit"] == USD_MICROCENTS)
     return amounts(row)
 
 
@@ -253,6 +309,12 @@ def tool_results(request: ReceivedRequest) -> Sequence[dict[str, Any]]:
     content = request.body["messages"][-1]["content"]
     assert all(block["type"] == "tool_result" for block in content)
     return list(content)
+
+
+def last_words(request: ReceivedRequest) -> str:
+    """The text that a request ends with: what the sub-agent was told last."""
+    content = request.body["messages"][-1]["content"]
+    return content if isinstance(content, str) else ""
 
 
 async def happens(event: anyio.Event) -> None:
