@@ -237,14 +237,19 @@ class TurnChooser:
 
     def _fit(self, way: Way, input_tokens: int, limit: int | None) -> Fit | None:
         wanted = self._task.max_output_tokens
-        fit = way.fitter.fit(input_tokens=input_tokens, wanted_output_tokens=wanted, allowed_microcents=limit)
-        if fit is None or limit is None or not self._requests.has_tools:
-            return fit
-        if self._purse.covers(self._landing_order(way, input_tokens, fit.max_output_tokens)):
-            return fit
-        return way.fitter.fit_with_landing(
-            input_tokens=input_tokens, wanted_output_tokens=wanted, allowed_microcents=limit
-        )
+        if limit is None or not self._requests.has_tools:
+            return way.fitter.fit(input_tokens=input_tokens, wanted_output_tokens=wanted, allowed_microcents=limit)
+        allowed = limit
+
+        def is_paid(bound: int, landing: int) -> bool:
+            held = self._purse.held
+            if self._purse.covers(self._order(way.model, landing)):
+                return bound <= allowed
+            # What is held now is given back once the new hold is there, and before the turn.
+            given_back = 0 if held is None else held.bound
+            return landing <= allowed and bound + landing <= allowed + given_back
+
+        return way.fitter.fit_with_landing(input_tokens=input_tokens, wanted_output_tokens=wanted, is_paid=is_paid)
 
     async def _hold_landing(self, way: Way, input_tokens: int, output_tokens: int) -> Denial | LimitDenial | None:
         """See to it that after the next turn there is money for a last answer."""
@@ -252,7 +257,7 @@ class TurnChooser:
         if self._purse.covers(needed):
             return None
         left = self._purse.remaining.amount if self._purse.remaining is not None else 0
-        spare = min(needed.bound, max(left, 0) // SPARE_PARTS)
+        spare = min(needed.bound, max(left, 0) // SPARE_PARTS, max(left - needed.bound, 0))
         return await self._purse.hold(replace(needed, bound=needed.bound + spare))
 
     def _landing_order(self, way: Way, input_tokens: int, output_tokens: int) -> Order:

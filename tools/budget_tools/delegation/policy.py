@@ -1,5 +1,6 @@
 """Fitting a turn into what may be spent: the largest output that the money bounds, or none."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from budget_tools.errors import InvalidArgumentError
@@ -81,28 +82,38 @@ class Fitter:
             output_tokens=min(LANDING_OUTPUT_TOKENS, wanted_output_tokens),
         )
 
-    def fit_with_landing(self, *, input_tokens: int, wanted_output_tokens: int, allowed_microcents: int) -> Fit | None:
+    def fit_with_landing(
+        self, *, input_tokens: int, wanted_output_tokens: int, is_paid: Callable[[int, int], bool]
+    ) -> Fit | None:
         """Choose the output limit of a turn so that it and the last answer after it both fit.
+
+        Args:
+            input_tokens: no fewer than the prompt has.
+            wanted_output_tokens: what the caller asked for.
+            is_paid: whether a turn and a last answer at these bounds can both be paid; cheaper ones always can then.
 
         Returns:
             ``None`` where not even a short answer fits.
         """
+
+        def fits(output_tokens: int) -> bool:
+            bound = self.bound(input_tokens=input_tokens, output_tokens=output_tokens)
+            landing = self.kept_back(
+                input_tokens=input_tokens, output_tokens=output_tokens, wanted_output_tokens=wanted_output_tokens
+            )
+            return is_paid(bound, landing)
+
         least, most = min(MIN_OUTPUT_TOKENS, wanted_output_tokens), wanted_output_tokens
-        if self._with_landing(input_tokens, least, wanted_output_tokens) > allowed_microcents:
+        if not fits(least):
             return None
         while least < most:
             middle = (least + most + 1) // 2
-            if self._with_landing(input_tokens, middle, wanted_output_tokens) <= allowed_microcents:
+            if fits(middle):
                 least = middle
             else:
                 most = middle - 1
         bound = self.bound(input_tokens=input_tokens, output_tokens=least)
         return Fit(max_output_tokens=least, bound_microcents=bound)
-
-    def _with_landing(self, input_tokens: int, output_tokens: int, wanted_output_tokens: int) -> int:
-        return self.bound(input_tokens=input_tokens, output_tokens=output_tokens) + self.kept_back(
-            input_tokens=input_tokens, output_tokens=output_tokens, wanted_output_tokens=wanted_output_tokens
-        )
 
 
 def request_options(prices: PriceBook, model: str, *, grows: bool) -> RequestOptions:
