@@ -94,9 +94,10 @@ DELEGATE = [
     ({"task": ""}, "task"),
     ({"task": "x", "max_turns": 0}, "max_turns"),
     ({"task": "x", "budget_usd": -1}, "budget_usd: must not be negative"),
-    ({"task": "x", "resume": "d-1"}, "resume is not yet available"),
-    ({"task": "x", "fallback_models": ["claude-haiku-4-5"]}, "fallback_models is not yet available"),
-    ({"task": "x", "output_schema": {"type": "object"}}, "output_schema is not yet available"),
+    ({"resume": "d-1"}, "there is no delegation 'd-1'"),
+    ({"task": "x", "fallback_models": ["claude-heiku"]}, "no price is known for model"),
+    ({"task": "x", "output_schema": {"type": "array"}}, "output_schema"),
+    ({"task": "x", "context": "x" * 5_000_000}, "context: must have at most 1000000 characters"),
     ({"task": "x"}, "ANTHROPIC_API_KEY is not set"),
     ({"task": "x", "max_spend": 1}, "'max_spend'"),
 ]
@@ -111,8 +112,9 @@ DELEGATE = [
         ("delegate_to_claude", DELEGATE),
         (
             "delegation_status",
-            [({"delegation_id": ""}, "delegation_id"), ({"delegation_id": "d"}, "ANTHROPIC_API_KEY")],
+            [({"delegation_id": ""}, "delegation_id"), ({"delegation_id": "d"}, "there is no delegation 'd'")],
         ),
+        ("list_delegations", [({"status": "done"}, "status"), ({"limit": 0}, "limit"), ({"cursor": "x"}, "cursor")]),
         ("reserve_bugdet", [({"usd": 1}, "there is no tool")]),
     ],
 )

@@ -104,7 +104,9 @@ class Fitter:
             return is_paid(bound, landing)
 
         least, most = min(MIN_OUTPUT_TOKENS, wanted_output_tokens), wanted_output_tokens
-        if not fits(least):
+        if fits(most):
+            least = most
+        elif not fits(least):
             return None
         while least < most:
             middle = (least + most + 1) // 2

@@ -193,8 +193,8 @@ class DelegationRunner:
                 nothing was started.
             ConfigurationError: a tool's server does not start, or this process is ending; nothing was started.
         """
-        means = self._means()
         self._check(task)
+        means = self._means()
         call = _call(task.subject.tenant, idempotency_key, task.model_dump(mode="json"))
         async with self._starting:
             tools = await self._toolbox.open(task.tools)
@@ -233,7 +233,6 @@ class DelegationRunner:
                 changed.
             ConfigurationError: a tool's server does not start, or this process is ending; nothing was changed.
         """
-        means = self._means()
         asked = {"resume": delegation_id, "max_turns": max_turns, "budget_microcents": budget_microcents}
         call = _call(tenant, idempotency_key, asked)
         async with self._starting:
@@ -241,6 +240,7 @@ class DelegationRunner:
             before = await self._store.find(tenant, delegation_id)
             _check_repeated(before.task, repeated)
             self._check(before.task)
+            means = self._means()
             tools = await self._toolbox.open(before.task.tools)
             self._check_room()
             with anyio.CancelScope(shield=True):
