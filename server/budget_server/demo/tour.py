@@ -19,6 +19,7 @@ from mcp import Client, StdioServerParameters
 from rich.console import Console
 from rich.table import Table
 
+from budget_server.authority.budgets import fund
 from budget_server.authority.listing import balances
 from budget_server.authority.store import LedgerStore
 from budget_server.demo.scripted_claude import ScriptedClaude, ToolCall, Turn, Usage
@@ -27,6 +28,7 @@ from budget_server.settings import LOCAL_TENANT
 from budget_tools.money import USD_MICROCENTS, Money, parse_usd
 
 BUDGET_USD = "0.10"
+MORE_USD = "0.10"
 MODEL = "claude-sonnet-5-5"
 SECONDS = 300
 
@@ -86,34 +88,40 @@ class _Tour:
         self._console = console
         self._directory = directory
         self._environment = environment
-        self.charged = 0
-        """What every answer said was charged, in microcents."""
+        self._charges: dict[str, int] = {}
+        """What every answer said was charged in microcents, by what was charged; a later one replaces an earlier."""
         self.problems: list[str] = []
+
+    @property
+    def charged(self) -> int:
+        """What was charged in all, in microcents."""
+        return sum(self._charges.values())
 
     async def run(self) -> None:
         """Do everything once."""
         servers = self._directory / "subagent-servers.json"
         workshop = {"command": sys.executable, "args": ["-m", "budget_server.demo.workshop"]}
         servers.write_text(json.dumps({"mcpServers": {"workshop": workshop}}), encoding="utf-8")
-        parameters = StdioServerParameters(
-            command=sys.executable,
-            args=["-m", "budget_server"],
-            env={
-                **self._environment,
-                "BUDGET_DATA_DIR": str(self._directory / "data"),
-                "BUDGET_USD": BUDGET_USD,
-                "BUDGET_MODEL": MODEL,
-                "BUDGET_SUBAGENT_SERVERS": str(servers),
-            },
-        )
-        async with Client(parameters) as client:
+        environment = {
+            **self._environment,
+            "BUDGET_DATA_DIR": str(self._directory / "data"),
+            "BUDGET_MODEL": MODEL,
+            "BUDGET_SUBAGENT_SERVERS": str(servers),
+        }
+        async with _host({**environment, "BUDGET_USD": BUDGET_USD}) as client:
             await self._show_tools(client)
             await self._estimate(client)
             await self._spend_by_hand(client)
-            await self._delegate(client, STOCK_TASK, "completed", tools=["workshop__*"])
-            await self._delegate(
-                client, CATALOGUE_TASK, "budget_exhausted", tools=["workshop__part_details"], max_turns=50
+            self._console.rule(f"4. It delegates: {STOCK_TASK}")
+            await self._delegate(client, "completed", task=STOCK_TASK, tools=["workshop__*"])
+            self._console.rule(f"5. It delegates: {CATALOGUE_TASK}")
+            stopped = await self._delegate(
+                client, "budget_exhausted", task=CATALOGUE_TASK, tools=["workshop__part_details"], max_turns=50
             )
+        self._console.rule(f"6. A person adds ${MORE_USD}; another server goes on where that one stopped")
+        self._fund()
+        async with _host(environment) as client:
+            await self._delegate(client, "completed", resume=stopped["delegation_id"])
 
     async def _show_tools(self, client: Client) -> None:
         self._console.rule("1. A host connects over stdio")
@@ -137,19 +145,32 @@ class _Tour:
             client, "commit_usage", reservation_id=held["reservation_id"], model=MODEL, usage=usage, latency_ms=1_800
         )
         self._console.print(text)
-        self.charged += int(settled["charged"]["amount"])
+        self._charges[held["reservation_id"]] = int(settled["charged"]["amount"])
 
-    async def _delegate(self, client: Client, task: str, scripted_end: str, **arguments: object) -> None:
-        self._console.rule(f"{4 + (task == CATALOGUE_TASK)}. It delegates: {task}")
+    def _fund(self) -> None:
+        """Do what ``cycles-budget-mcp budget fund`` does."""
+        store = LedgerStore(self._directory / "data" / LEDGER_FILE)
+        try:
+            store.run(
+                lambda ledger: fund(
+                    ledger.db, scope=f"tenant:{LOCAL_TENANT}", unit=USD_MICROCENTS, amount=parse_usd(MORE_USD)
+                )
+            )
+        finally:
+            store.close()
+
+    async def _delegate(self, client: Client, scripted_end: str, **arguments: object) -> Mapping[str, Any]:
         result, _ = await self._call(
-            client, "delegate_to_claude", task=task, max_output_tokens=2_000, wait_seconds=SECONDS, **arguments
+            client, "delegate_to_claude", max_output_tokens=2_000, wait_seconds=SECONDS, **arguments
         )
         self._console.print(_table(result))
-        self._console.print(f"[bold]{result['status']}[/bold]: {result['hint'] or result['text']}")
-        self.charged += sum(_charge(turn) for turn in result["turns"])
+        hint = f"{result['hint']}\n" if result["hint"] else ""
+        self._console.print(f"[bold]{result['status']}[/bold]: {hint}{result['text']}")
+        self._charges[result["delegation_id"]] = sum(_charge(turn) for turn in result["turns"])
         self.problems += _problems_of(result)
         if not os.environ.get("ANTHROPIC_API_KEY") and result["status"] != scripted_end:
             self.problems.append(f"the scripted delegation ended as {result['status']}, not as {scripted_end}")
+        return result
 
     async def _call(self, client: Client, name: str, **arguments: object) -> tuple[dict[str, Any], str]:
         answered = await client.call_tool(name, arguments)
@@ -158,6 +179,11 @@ class _Tour:
         if answered.is_error or answered.structured_content is None:
             raise _WrongError(f"{name} failed: {text}")
         return answered.structured_content, text
+
+
+def _host(environment: Mapping[str, str]) -> Client:
+    """Connect a host to a new process of this server."""
+    return Client(StdioServerParameters(command=sys.executable, args=["-m", "budget_server"], env=dict(environment)))
 
 
 def _problems_of(result: Mapping[str, Any]) -> list[str]:
@@ -198,7 +224,7 @@ def _charge(turn: Mapping[str, Any]) -> int:
 
 def _audit(console: Console, directory: Path, *, charged: int) -> list[str]:
     """Add up again from the ledger file, after the server has left it."""
-    console.rule("6. The ledger, after the server has gone")
+    console.rule("7. The ledger, after the server has gone")
     store = LedgerStore(directory / "data" / LEDGER_FILE)
     try:
         rows = store.run(lambda ledger: balances(ledger.db, LOCAL_TENANT, {"tenant": LOCAL_TENANT})).body["balances"]
@@ -214,7 +240,9 @@ def _audit(console: Console, directory: Path, *, charged: int) -> list[str]:
     checks = {
         f"the ledger says {spent} was spent, the charges shown add up to {charged}": spent == charged,
         f"{held} microcents are still held": held == 0,
-        "allocated is not spent plus remaining": allocated == spent + left == parse_usd(BUDGET_USD),
+        "allocated is not spent plus remaining": allocated
+        == spent + left
+        == parse_usd(BUDGET_USD) + parse_usd(MORE_USD),
     }
     return [problem for problem, is_right in checks.items() if not is_right]
 
@@ -236,11 +264,14 @@ _STOCK_SCRIPT: Sequence[Turn] = (
 )
 
 
-def _catalogue_turn(_request: Mapping[str, Any], number: int) -> Turn:
+def _catalogue_turn(request: Mapping[str, Any], number: int) -> Turn:
     parts = ("chain-11", "pads-disc", "tube-700", "bell-brass", "saddle-03")
-    part = parts[number % len(parts)]
+    if request.get("tool_choice") == {"type": "none"}:
+        return Turn(text=f"My best so far: drafts of {number - 1} texts, the last of them rough; the rest is missing.")
+    if number > len(parts):
+        return Turn(text="All five texts are done.")
     return Turn(
-        text=f"Draft {number} is done; next the details of {part}.",
-        tool_calls=(ToolCall("workshop__part_details", {"part": part}),),
+        text=f"Draft {number} is done; next the details of {parts[number % len(parts)]}.",
+        tool_calls=(ToolCall("workshop__part_details", {"part": parts[number % len(parts)]}),),
         usage=Usage(output_tokens=1_400),
     )
