@@ -199,7 +199,7 @@ class Delegation:
             await self._say(opening(self.task))
         elif self._conversation.open_tool_uses():
             await self._say(self._conversation.results_of_interrupted())
-        elif self._conversation.messages[-1].role == "assistant":
+        elif self._conversation.messages[-1].role == "assistant" and self._turns_taken < self.task.max_turns:
             await self._say(notice(_GO_ON.format(turns=self.task.max_turns - self._turns_taken)))
 
     async def _say(self, *messages: Message) -> None:

@@ -403,6 +403,10 @@ class DelegationRunner:
         return Kept(stored, self._store, left)
 
 
+_ARGUMENTS: Mapping[str, str] = {"levels": "subject", "dimensions": "subject"}
+"""What a caller calls a field of a task, where that is something else."""
+
+
 def _check_repeated(task: Task, repeated: Mapping[str, object]) -> None:
     """Refuse to resume with what would be another task.
 
@@ -412,8 +416,8 @@ def _check_repeated(task: Task, repeated: Mapping[str, object]) -> None:
     for name, value in repeated.items():
         if getattr(task, name) != value:
             raise InvalidArgumentError(
-                f"{name} is another than this delegation's: resume goes on with what was delegated, so leave it out; "
-                "only max_turns and budget_usd may change."
+                f"{_ARGUMENTS.get(name, name)} is another than this delegation's: resume goes on with what was "
+                "delegated, so leave it out; only max_turns and budget_usd may change."
             )
 
 
