@@ -324,6 +324,23 @@ async def happens(event: anyio.Event) -> None:
 
 
 @asynccontextmanager
+async def a_door() -> AsyncIterator[tuple[int, anyio.Event]]:
+    """A port of this machine, and an event that is set when somebody knocks."""
+    knocked = anyio.Event()
+
+    async def open_door(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            knocked.set()
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - of a socket, not of a query
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, open_door)
+        yield port, knocked
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
 async def background(coroutine_function: Callable[[], Awaitable[T]]) -> AsyncIterator[list[T]]:
     """Run a call beside the block and wait for it at its end; the list then holds its result."""
     results: list[T] = []

@@ -17,7 +17,7 @@ from budget_tools.delegation.loop import Delegation
 from budget_tools.delegation.records import Task
 from budget_tools.delegation.stop import Stop
 from budget_tools.delegation.store import Call
-from tools.delegation.harness import MODEL, PATIENCE_SECONDS, Bench, OpenBench, background, happens, kept, shed
+from tools.delegation.harness import MODEL, PATIENCE_SECONDS, Bench, OpenBench, a_door, background, happens, kept, shed
 
 pytestmark = pytest.mark.anyio
 
@@ -49,23 +49,6 @@ async def doing(b: Bench, running: dict[str, Any], what: str) -> None:
     with anyio.fail_after(PATIENCE_SECONDS):
         while what not in delegation.doing:
             await delegation.next_change()
-
-
-@asynccontextmanager
-async def a_door() -> AsyncIterator[tuple[int, anyio.Event]]:
-    """A port of this machine, and an event that is set when somebody knocks."""
-    knocked = anyio.Event()
-
-    async def open_door(stream: anyio.abc.SocketStream) -> None:
-        async with stream:
-            knocked.set()
-
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - of a socket, not of a query
-    async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, open_door)
-        yield port, knocked
-        tasks.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("hold_at", ["headers", "middle"])

@@ -74,7 +74,7 @@ async def test_a_conversation_without_thinking_goes_on_in_place_on_the_next_mode
 
 
 async def test_a_conversation_with_thinking_is_told_anew_to_the_next_model(bench: OpenBench) -> None:
-    """Messages API, thinking: another model refuses foreign thinking (the endpoint checks), so its words go on alone."""
+    """Messages API, thinking: another model refuses foreign thinking (the endpoint checks), so only words go on."""
     b = await bench(ponders, usd="0.06")
 
     result = await b.delegate(
