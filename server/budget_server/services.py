@@ -145,11 +145,20 @@ class Services:
         )
 
     async def settle_orphans(self) -> None:
-        """Settle what processes left behind that were killed, if there were any."""
+        """Settle what earlier processes left behind: commits that were not answered, and delegations of killed ones."""
         from budget_server.delegations.owners import may_have_orphans
 
+        if any((self._settings.budget_data_dir / JOURNAL_DIRECTORY).rglob("*.json")):
+            self._replay_journal()
         if may_have_orphans(self._settings.budget_data_dir):
             await self.delegations.keep_settling_orphans()
+
+    def _replay_journal(self) -> None:
+        """Have the client library repeat its unanswered commits, which by itself it does with the first new turn."""
+        from runcycles.retry import AsyncCommitRetryEngine
+
+        self._journal_engine = AsyncCommitRetryEngine(self._cycles_config)
+        self._journal_engine.set_client(self.cycles)
 
     async def aclose(self) -> None:
         """Settle what runs, then close everything that was opened."""
