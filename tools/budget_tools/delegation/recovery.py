@@ -114,7 +114,8 @@ async def _commit(delegation_id: str, spend: Spend, cycles: AsyncCyclesClient) -
         "actual_source": "bound" if spend.charge is None else "usage",
         "settled_after_crash": True,
     }
-    key = f"settle-{spend.key}"
+    # The key by which the client library's journal repeats a commit that had left: only one of the two is charged.
+    key = f"commit-{spend.key}"
     request = {"idempotency_key": key, "actual": actual, "metadata": metadata}
     response = await cycles.commit_reservation(spend.reservation_id, request)
     if response.status == 410:
@@ -136,6 +137,6 @@ def _is_settled(response: CyclesResponse) -> bool:
     if response.status not in _GONE:
         return False
     code = (response.body or {}).get("error")
-    if code != "RESERVATION_FINALIZED":
+    if code not in ("RESERVATION_FINALIZED", "IDEMPOTENCY_MISMATCH"):
         logger.error("A spend could not be settled, and is given up (%s)", code)
     return True
