@@ -34,20 +34,26 @@ _GONE = frozenset({404, 409})
 """Statuses by which an authority says that there is nothing left to settle."""
 
 
-async def settle_orphans(store: DelegationStore, cycles: AsyncCyclesClient) -> bool:
+async def settle_orphans(store: DelegationStore, cycles: AsyncCyclesClient, unsettled: list[Orphan]) -> bool:
     """Settle every delegation whose process died; whether all could be settled.
+
+    Args:
+        store: where they are found.
+        cycles: the budget authority.
+        unsettled: what this process took over before and could not settle; kept up to date.
 
     Raises:
         BudgetError: the store cannot be read or written.
     """
-    is_complete = True
-    for orphan in await store.orphans():
+    unsettled += await store.orphans()
+    for orphan in tuple(unsettled):
         try:
             await _settle(orphan, store, cycles)
         except AuthorityError as exc:
             logger.warning("Delegation %s is not settled yet: %s", orphan.delegation.delegation_id, exc.message)
-            is_complete = False
-    return is_complete
+        else:
+            unsettled.remove(orphan)
+    return not unsettled
 
 
 async def _settle(orphan: Orphan, store: DelegationStore, cycles: AsyncCyclesClient) -> None:

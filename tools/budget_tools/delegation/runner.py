@@ -23,7 +23,7 @@ from budget_tools.delegation.claude import Claude
 from budget_tools.delegation.loop import Delegation, Means
 from budget_tools.delegation.records import Status, Task, TurnRecord
 from budget_tools.delegation.recovery import settle_orphans
-from budget_tools.delegation.store import Call, DelegationStore, Outcome, Stored
+from budget_tools.delegation.store import Call, DelegationStore, Orphan, Outcome, Stored
 from budget_tools.delegation.structured import OutputSchema
 from budget_tools.delegation.toolbox import Toolbox
 from budget_tools.errors import AuthorityError, BudgetError, ConfigurationError, InvalidArgumentError
@@ -181,6 +181,8 @@ class DelegationRunner:
         self._running: dict[str, Delegation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting = asyncio.Lock()
+        self._settling = asyncio.Lock()
+        self._unsettled: list[Orphan] = []
         self._followers: Counter[str] = Counter()
         self._watcher: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -296,7 +298,8 @@ class DelegationRunner:
 
     async def settle_orphans(self) -> bool:
         """Settle what killed processes left behind; whether all of it could be."""
-        return await settle_orphans(self._store, self._cycles)
+        async with self._settling:
+            return await settle_orphans(self._store, self._cycles, self._unsettled)
 
     async def keep_settling_orphans(self) -> None:
         """Settle what killed processes left behind, again and again while the authority is away."""
