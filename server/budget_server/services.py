@@ -29,6 +29,12 @@ logger = logging.getLogger(__name__)
 LEDGER_FILE = "ledger.sqlite3"
 JOURNAL_DIRECTORY = "commit-journal"
 
+COMMIT_ATTEMPTS = 1_000
+"""How often a commit that an absent authority does not take is repeated, half a minute apart: a working day.
+
+Its journal keeps it for the next start, but until then a Cycles server would give the money back.
+"""
+
 EMBEDDED_TIMEOUT_SECONDS = 0.1
 """What the client library reserves for one attempt; its heartbeat derives its lead from it."""
 
@@ -77,6 +83,7 @@ class Services:
             agent=levels.get("agent"),
             toolset=levels.get("toolset"),
             journal_dir=str(self._settings.budget_data_dir / JOURNAL_DIRECTORY),
+            retry_max_attempts=COMMIT_ATTEMPTS,
         )
         if not self._settings.is_remote:
             config.connect_timeout = config.read_timeout = EMBEDDED_TIMEOUT_SECONDS
