@@ -107,12 +107,12 @@ class Delegation:
                 spender=spender,
                 log=self._log,
                 stop=self.stop,
-                tell=self._tell,
+                tell=self._report,
             ),
             purse=self._purse,
             log=self._log,
             stop=self.stop,
-            tell=self._tell,
+            tell=self._report,
         )
         self._caller = ToolCaller(tools, spender=spender, log=self._log, subject=self.task.subject, stop=self.stop)
         self._watch = RunawayWatch(max_seconds=means.max_seconds)
@@ -399,6 +399,10 @@ class Delegation:
     def _progress(self, doing: str) -> str:
         left = f", {self.remaining} remains" if self.remaining is not None else ""
         return f"{doing}: ${format_usd(self.spent_microcents)} spent{left}"
+
+    def _report(self, doing: str) -> None:
+        """Tell what a turn is doing, and how the money stands."""
+        self._tell(self._progress(doing))
 
     def _tell(self, doing: str) -> None:
         self.doing = doing
