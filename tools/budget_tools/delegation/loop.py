@@ -118,6 +118,8 @@ class Delegation:
         self._watch = RunawayWatch(max_seconds=means.max_seconds)
         self._started_at = time.monotonic()
         self._has_repaired = False
+        self._misfit = ""
+        """What did not fit in the answer that is being mended."""
         self._landing: Landing | None = None
         """Set once the next turn must be the last."""
 
@@ -337,9 +339,10 @@ class Delegation:
         hint = f"The answer does not fit output_schema: {checked.problem}"
         if self._has_repaired:
             return Outcome(status="failed", hint=hint)
-        if self._turns_taken >= self.task.max_turns:
+        if self._turns_taken >= self.task.max_turns or self._chooser.steps_left == 0:
             return Outcome(status="max_turns", hint=f"{hint} There was no turn left to mend it.")
         self._has_repaired = True
+        self._misfit = hint
         if self._has_tools:
             self._landing = Landing(status="failed", hint=hint, is_repair=True)
         await self._say(notice(repair_notice(checked)))
@@ -388,6 +391,8 @@ class Delegation:
         hint = f"{self._what_ended()} does not cover turn {number} at worst, so it was not sent: raise it and resume."
         if self._landing is not None and self._landing.status != "budget_exhausted":
             hint = f"{self._landing.hint} {hint}"
+        elif self._misfit:
+            hint = f"{self._misfit} {hint}"
         return Outcome(status="budget_exhausted", hint=hint)
 
     def _what_ended(self) -> str:
