@@ -25,7 +25,8 @@ async def delegation_status(
     delegation = await kit.delegations.find(kit.subject.tenant, delegation_id)
     if cancel:
         await kit.delegations.cancel(kit.subject.tenant, delegation_id)
-    await follow(ctx, delegation, max(wait_seconds, CANCEL_SECONDS) if cancel else wait_seconds)
+    with kit.delegations.following(delegation_id):
+        await follow(ctx, delegation, max(wait_seconds, CANCEL_SECONDS) if cancel else wait_seconds)
     result = describe(delegation)
     return answer(result, show(result))
 
