@@ -72,7 +72,7 @@ class Landing:
 
 LAST_STEP = Landing(
     status="max_turns",
-    hint="It took all the steps that the budget's caps allow.",
+    hint="It took all the steps that the budget's caps allow: resume it once they allow more.",
     reason="the budget's caps allow no more steps",
 )
 
@@ -382,4 +382,4 @@ def _shortened(way: Way) -> Sequence[Way]:
 
 
 def _not_allowed(what: str) -> Failure:
-    return Failure(message=f"The budget's caps allow no {what}.", is_surely_unbilled=True)
+    return Failure(message=f"The budget's caps allow no {what}: resume it once they do.", is_surely_unbilled=True)

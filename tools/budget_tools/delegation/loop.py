@@ -43,14 +43,17 @@ OutputLimit = Literal["task", "budget", "caps"]
 
 _CUT_BY: Mapping[OutputLimit, tuple[Status, str]] = {
     "task": ("completed", "The answer was cut at max_output_tokens: allow more for a longer one."),
-    "budget": ("budget_exhausted", "The last answer was cut where the budget ended."),
-    "caps": ("budget_exhausted", "The answer was cut at the length that the budget's caps allow."),
+    "budget": ("budget_exhausted", "The last answer was cut where the budget ended: raise it and resume."),
+    "caps": (
+        "budget_exhausted",
+        "The answer was cut at the length that the budget's caps allow: resume it for the rest.",
+    ),
 }
 
 _GO_ON = "You may go on with the task: you have at most {turns} more turns."
 _NOT_RUN = "Not run: the delegation was stopped first. Ask again if it is still needed."
 
-_CANCELLED = Outcome(status="cancelled", hint="It was cancelled; what was in flight is settled.")
+_CANCELLED = Outcome(status="cancelled", hint="It was cancelled; what was in flight is settled. Resume it to go on.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -249,8 +252,8 @@ class Delegation:
             return ""
         verdict = self._watch.verdict(time.monotonic() - self._started_at)
         if verdict is not None and verdict.must_land:
-            reason = verdict.notice.rstrip(".")
-            self._landing = Landing(status="failed", hint=f"It was made to stop. {verdict.notice}", reason=reason)
+            hint = f"It was made to stop: {verdict.reason}. Resume it to let it go on all the same."
+            self._landing = Landing(status="failed", hint=hint, reason=verdict.reason)
         elif self._turns_taken + 1 >= self.task.max_turns:
             turns = self.task.max_turns
             reason = f"it is turn {turns} of {turns}" if turns > 1 else "you have only one"

@@ -60,6 +60,8 @@ class Verdict:
     """Whether its next turn is its last; otherwise it is only warned."""
     notice: str
     """One or two sentences to the sub-agent."""
+    reason: str = ""
+    """Of a landing: why, as the middle of a sentence that anybody may be told."""
 
 
 _Calls = tuple[bytes, ...]
@@ -140,8 +142,9 @@ class RunawayWatch:
         if elapsed_seconds * 100 < self._max_seconds * WARN_AT_PERCENT_OF_TIME:
             return None
         if elapsed_seconds >= self._max_seconds:
-            notice = f"The {_seconds(self._max_seconds)} for this task are over. {_LAST_TURN}"
-            return "wall_clock", Verdict(kind="wall_clock", must_land=True, notice=notice)
+            reason = f"the {_seconds(self._max_seconds)} for this task are over"
+            notice = f"T{reason[1:]}. {_LAST_TURN}"
+            return "wall_clock", Verdict(kind="wall_clock", must_land=True, notice=notice, reason=reason)
         notice = (
             f"{_seconds(elapsed_seconds)} of the {_seconds(self._max_seconds)} for this task have passed. "
             "Begin nothing long, and come to your answer."
@@ -161,7 +164,8 @@ class RunawayWatch:
         what = f"the same {'calls' if len(calls) > 1 else 'call'} ({_listed(list(dict.fromkeys(calls)))})"
         told = f"You have made {what} with the same result {repeats} times in a row."
         if repeats >= LAND_AT_REPEATS:
-            return cause, Verdict(kind="repetition", must_land=True, notice=f"{told} {_LAST_TURN}")
+            reason = f"{what} had the same result {repeats} times in a row"
+            return cause, Verdict(kind="repetition", must_land=True, notice=f"{told} {_LAST_TURN}", reason=reason)
         advice = f"Wait or do something else: at {LAND_AT_REPEATS} times you will be asked for your final answer."
         return cause, Verdict(kind="repetition", must_land=False, notice=f"{told} {advice}")
 
@@ -176,9 +180,11 @@ class RunawayWatch:
             self._charges[index] >= GROWTH_FACTOR_TO_LAND * self._charges[index - 1] for index in row[1:]
         )
         if is_running_away:
-            notice = f"Each of your last {DEAR_TURNS_TO_LAND} turns cost far more than the one before, and the last "
-            notice += f"{figures}. {_LAST_TURN}"
-            return "cost_growth", Verdict(kind="cost_growth", must_land=True, notice=notice)
+            grew = f"last {DEAR_TURNS_TO_LAND} turns cost far more than the one before, and the last {figures}"
+            notice = f"Each of your {grew}. {_LAST_TURN}"
+            return "cost_growth", Verdict(
+                kind="cost_growth", must_land=True, notice=notice, reason=f"each of the {grew}"
+            )
         notice = f"Your last turn cost {figures}. Ask for less at a time, and answer shorter."
         return "cost_growth", Verdict(kind="cost_growth", must_land=False, notice=notice)
 
