@@ -137,7 +137,9 @@ class ToolCaller:
         if denial is not None:
             why = "this delegation's own limit" if isinstance(denial, LimitDenial) else denial.reason_code
             cost = Money.of(price.amount, price.unit)
-            return failed(f"{tool.name} was not called: a call costs {cost}, which the budget denies ({why})."), None
+            return failed(
+                f"{tool.name} was not called: a call costs {cost}, which the budget denies ({why}): go on without it."
+            ), None
         return outcome or failed(_CUT_OFF), charged
 
 
