@@ -108,6 +108,7 @@ async def delegate_to_claude(
             max_turns=max_turns,
             budget_microcents=budget_usd,
             repeated=repeated,
+            parent_id=_parent_of(ctx),
         )
     else:
         if not task.strip():

@@ -219,6 +219,7 @@ class DelegationRunner:
         max_turns: int | None,
         budget_microcents: int | None,
         repeated: Mapping[str, object] = MappingProxyType({}),
+        parent_id: str = "",
     ) -> View:
         """Let a delegation that stopped go on from its last finished turn, or join the call that resumed it.
 
@@ -229,6 +230,7 @@ class DelegationRunner:
             max_turns: the new limit of its turns, earlier ones included; ``None`` leaves it.
             budget_microcents: the new limit of its charges, earlier ones included; ``None`` leaves it.
             repeated: fields of its task that the caller gave once more.
+            parent_id: the delegation whose sub-agent asks; ``""`` for a host.
 
         Raises:
             InvalidArgumentError: it is unknown, runs, was given another task, or has nothing left to do; nothing was
@@ -240,6 +242,12 @@ class DelegationRunner:
         async with self._starting:
             await self.settle_orphans()
             before = await self._store.find(tenant, delegation_id)
+            if parent_id and before.parent_id != parent_id:
+                # What it spends would not count in the limits of the one that asks.
+                raise InvalidArgumentError(
+                    f"The delegation {delegation_id} was not made by yours: delegate a new task instead.",
+                    code="NOT_RESUMABLE",
+                )
             _check_repeated(before.task, repeated)
             self._check(before.task)
             means = self._means()
