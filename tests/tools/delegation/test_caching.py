@@ -65,8 +65,9 @@ async def test_a_turn_that_writes_everything_to_the_cache_stays_within_its_bound
     bench: OpenBench, tools: list[str], options: Any
 ) -> None:
     """Design, 2: the bound is the price of every token class that it may touch, of writing too where it is marked."""
-    written = {"input_tokens": 0, "cache_creation_5m_input_tokens": 50_000} if tools else {"input_tokens": 50_000}
-    b = await bench([Turn(text="Done.", usage=Usage(**written))], usd="10.00")
+    plain = Usage(input_tokens=50_000)
+    written = Usage(input_tokens=0, cache_creation_5m_input_tokens=50_000)
+    b = await bench([Turn(text="Done.", usage=written if tools else plain)], usd="10.00")
 
     result = await b.delegate(tools=tools, task="x" * 150_000)
 

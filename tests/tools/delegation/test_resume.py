@@ -134,7 +134,10 @@ async def test_after_a_cancel_the_turn_that_was_out_is_asked_again(bench: OpenBe
 
 async def test_after_a_wrong_key_it_goes_on_in_a_server_with_the_right_one(tmp_path: Path) -> None:
     """A person mends the key and restarts the host: the work before is not lost."""
-    first = [Turn(text="One.", tool_calls=(LOOK,)), Failure(status=401, message="invalid x-api-key")]
+    first: list[Turn | Failure] = [
+        Turn(text="One.", tool_calls=(LOOK,)),
+        Failure(status=401, message="invalid x-api-key"),
+    ]
     async with open_bench(tmp_path, first) as b:
         stopped = await b.delegate(tools=TOOLS)
         before = messages(b, 2)
