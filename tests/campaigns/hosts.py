@@ -1,0 +1,242 @@
+"""What the campaigns share: hosts of real server processes, which may be killed, and the files they leave behind."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+
+from budget_server.authority.store import LedgerStore
+from budget_server.delegations import rows
+from budget_server.delegations.store import SqliteDelegationStore
+from budget_server.services import LEDGER_FILE
+from budget_server.storage.file import wall_ms
+from budget_tools.delegation.log import turn_cost_microcents
+from budget_tools.delegation.store import Message, Spend, Stored
+from hosting import Environment
+
+PATIENCE_SECONDS = 60
+"""Longest wait for anything; whatever takes longer hangs."""
+
+
+class GoneError(Exception):
+    """The process ended before it answered."""
+
+
+class Host:
+    """One server process on its standard streams, as a host that may kill it sees it."""
+
+    def __init__(self, process: anyio.abc.Process) -> None:
+        self._process = process
+        self._answers: dict[int, dict[str, Any]] = {}
+        self._heard = anyio.Event()
+        self._is_over = False
+        self._last_id = 0
+
+    async def listen(self) -> None:
+        """Note every answer until the process closes its output."""
+        assert self._process.stdout is not None
+        text = b""
+        async for chunk in self._process.stdout:
+            *lines, text = (text + chunk).split(b"\n")
+            for line in lines:
+                answer = json.loads(line)
+                if "id" in answer:
+                    self._answers[answer["id"]] = answer
+            self._tell()
+        self._is_over = True
+        self._tell()
+
+    def _tell(self) -> None:
+        heard, self._heard = self._heard, anyio.Event()
+        heard.set()
+
+    async def connect(self) -> None:
+        """Shake hands."""
+        information = {"name": "campaign", "version": "1"}
+        await self._ask("initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=information)
+        await self._send({"method": "notifications/initialized"})
+
+    async def call(self, tool: str, **arguments: object) -> dict[str, Any]:
+        """Call a tool that must succeed, and give its structured result.
+
+        Raises:
+            GoneError: the process ended first.
+        """
+        result = await self._ask("tools/call", name=tool, arguments=arguments)
+        assert not result.get("isError"), result["content"][0]["text"]
+        structured: dict[str, Any] = result["structuredContent"]
+        return structured
+
+    async def refused(self, tool: str, **arguments: object) -> str:
+        """Call a tool that must refuse, and give its sentence.
+
+        Raises:
+            GoneError: the process ended first.
+        """
+        result = await self._ask("tools/call", name=tool, arguments=arguments)
+        assert result["isError"]
+        return str(result["content"][0]["text"])
+
+    async def warm_up(self) -> None:
+        """Have the process import what a delegation needs: a task that is refused, but late."""
+        assert "no-such-model" in await self.refused("delegate_to_claude", task="Do it.", model="no-such-model")
+
+    async def kill(self) -> None:
+        """Kill it as an operating system does, and wait until it is gone."""
+        self._process.send_signal(signal.SIGKILL)
+        await self._process.wait()
+
+    async def _ask(self, method: str, **params: object) -> dict[str, Any]:
+        self._last_id += 1
+        call_id = self._last_id
+        await self._send({"id": call_id, "method": method, "params": params})
+        with anyio.fail_after(PATIENCE_SECONDS):
+            while call_id not in self._answers:
+                if self._is_over:
+                    raise GoneError
+                await self._heard.wait()
+        result: dict[str, Any] = self._answers.pop(call_id)["result"]
+        return result
+
+    async def _send(self, message: dict[str, object]) -> None:
+        assert self._process.stdin is not None
+        try:
+            await self._process.stdin.send(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, ConnectionError):
+            raise GoneError from None
+
+
+@asynccontextmanager
+async def hosted(environment: Environment, log: Path) -> AsyncIterator[Host]:
+    """Start a server process; one that still runs at the end of the block is asked to end, by closing its input."""
+    with log.open("ab") as complaints:
+        process = await anyio.open_process([sys.executable, "-m", "budget_server"], env=environment, stderr=complaints)
+    host = Host(process)
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(host.listen)
+            yield host
+            assert process.stdin is not None
+            await process.stdin.aclose()
+            with anyio.fail_after(PATIENCE_SECONDS):
+                await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        with anyio.CancelScope(shield=True):
+            await process.aclose()
+
+
+def environment_of(directory: Path, base_url: str, *, usd: str, servers: Path | None = None) -> Environment:
+    """Settings of a fresh data directory below this one."""
+    own = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return {
+        **own,
+        "BUDGET_DATA_DIR": str(directory / "data"),
+        "BUDGET_USD": usd,
+        "ANTHROPIC_API_KEY": "test",
+        "ANTHROPIC_BASE_URL": base_url,
+        **({} if servers is None else {"BUDGET_SUBAGENT_SERVERS": str(servers)}),
+    }
+
+
+class Reserved(NamedTuple):
+    """A reservation as the ledger has it."""
+
+    state: str
+    charged: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Books:
+    """The files of a data directory at one moment."""
+
+    delegations: Mapping[str, Stored]
+    conversations: Mapping[str, Sequence[Message]]
+    spends: Mapping[str, Sequence[Spend]]
+    reservations: Mapping[str, Reserved]
+    balance: Mapping[str, int]
+
+    @property
+    def charged(self) -> int:
+        """What all delegations say that they were charged."""
+        return sum(each.spent_microcents for each in self.delegations.values())
+
+    def check_sums(self, *, beside: int = 0) -> None:
+        """Money adds up: each delegation's own, and all of them together with the ledger where nothing is open.
+
+        Args:
+            beside: what was spent past the delegations.
+        """
+        for each in self.delegations.values():
+            assert sum(turn_cost_microcents(turn) for turn in each.turns) == each.spent_microcents, each
+            if each.task.budget_microcents is not None:
+                assert each.spent_microcents + each.children_spent_microcents <= each.task.budget_microcents
+            for turn in each.turns:
+                if turn.charged is None:
+                    continue
+                assert turn.reserved is not None
+                assert turn.charged.amount <= turn.reserved.amount
+                if turn.reservation_id not in {spend.reservation_id for spend in self.spends[each.delegation_id]}:
+                    row = self.reservations[turn.reservation_id]
+                    assert (row.state, row.charged) == ("COMMITTED", turn.charged.amount), turn
+        balance = self.balance
+        assert balance["remaining"] >= 0
+        assert balance["debt"] == 0
+        assert balance["allocated"] == balance["spent"] + balance["reserved"] + balance["remaining"]
+        if not any(self.spends.values()):
+            assert balance["spent"] == self.charged + beside
+
+
+async def look(environment: Environment, *, later_ms: int = 0) -> Books:
+    """Read the files, while no process has them open or beside those that do.
+
+    Args:
+        environment: names the data directory.
+        later_ms: how much later than now the ledger is to believe it is; it remembers that.
+    """
+    directory = Path(environment["BUDGET_DATA_DIR"])
+    store = SqliteDelegationStore(directory)
+    try:
+        found, cursor = await store.list("local", limit=100)
+        assert not cursor
+        ids = [each.delegation_id for each in found]
+        delegations = {each: await store.find("local", each) for each in ids}
+        conversations = {each: await store.conversation(each) for each in ids}
+        spends = await store._file.run(lambda opened: {each: rows.spends(opened._db, each) for each in ids})
+    finally:
+        await store.aclose()
+    ledger = LedgerStore(directory / LEDGER_FILE, clock=lambda: wall_ms() + later_ms)
+    try:
+        reservations: list[tuple[Any, ...]]
+        reservations, balance = ledger.run(
+            lambda opened: (
+                opened.db.execute("SELECT reservation_id, state, coalesce(charged, 0) FROM reservations").fetchall(),
+                opened.db.execute("SELECT allocated, spent, reserved, remaining, debt FROM budgets").fetchone(),
+            )
+        )
+    finally:
+        ledger.close()
+    assert balance is not None
+    return Books(
+        delegations=delegations,
+        conversations=conversations,
+        spends=spends,
+        reservations={str(row[0]): Reserved(*row[1:]) for row in reservations},
+        balance=dict(zip(("allocated", "spent", "reserved", "remaining", "debt"), balance, strict=True)),
+    )
+
+
+async def delivered() -> None:
+    """Let the scripted Claude read what a killed process had sent: the kernel has it already."""
+    for _ in range(50):
+        await anyio.lowlevel.checkpoint()
