@@ -1,26 +1,18 @@
-"""What the campaigns share: hosts of real server processes, which may be killed, and the files they leave behind."""
+"""Hosts of real server processes, which may be killed."""
 
 import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from budget_server.authority.store import LedgerStore
-from budget_server.delegations import rows
-from budget_server.delegations.store import SqliteDelegationStore
-from budget_server.services import LEDGER_FILE
-from budget_server.storage.file import wall_ms
-from budget_tools.delegation.log import turn_cost_microcents
-from budget_tools.delegation.store import Message, Spend, Stored
 from hosting import Environment
 
 PATIENCE_SECONDS = 60
@@ -147,93 +139,6 @@ def environment_of(directory: Path, base_url: str, *, usd: str, servers: Path | 
         "ANTHROPIC_BASE_URL": base_url,
         **({} if servers is None else {"BUDGET_SUBAGENT_SERVERS": str(servers)}),
     }
-
-
-class Reserved(NamedTuple):
-    """A reservation as the ledger has it."""
-
-    state: str
-    charged: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Books:
-    """The files of a data directory at one moment."""
-
-    delegations: Mapping[str, Stored]
-    conversations: Mapping[str, Sequence[Message]]
-    spends: Mapping[str, Sequence[Spend]]
-    reservations: Mapping[str, Reserved]
-    balance: Mapping[str, int]
-
-    @property
-    def charged(self) -> int:
-        """What all delegations say that they were charged."""
-        return sum(each.spent_microcents for each in self.delegations.values())
-
-    def check_sums(self, *, beside: int = 0) -> None:
-        """Money adds up: each delegation's own, and all of them together with the ledger where nothing is open.
-
-        Args:
-            beside: what was spent past the delegations.
-        """
-        for each in self.delegations.values():
-            assert sum(turn_cost_microcents(turn) for turn in each.turns) == each.spent_microcents, each
-            if each.task.budget_microcents is not None:
-                assert each.spent_microcents + each.children_spent_microcents <= each.task.budget_microcents
-            for turn in each.turns:
-                if turn.charged is None:
-                    continue
-                assert turn.reserved is not None
-                assert turn.charged.amount <= turn.reserved.amount
-                if turn.reservation_id not in {spend.reservation_id for spend in self.spends[each.delegation_id]}:
-                    row = self.reservations[turn.reservation_id]
-                    assert (row.state, row.charged) == ("COMMITTED", turn.charged.amount), turn
-        balance = self.balance
-        assert balance["remaining"] >= 0
-        assert balance["debt"] == 0
-        assert balance["allocated"] == balance["spent"] + balance["reserved"] + balance["remaining"]
-        if not any(self.spends.values()):
-            assert balance["spent"] == self.charged + beside
-
-
-async def look(environment: Environment, *, later_ms: int = 0) -> Books:
-    """Read the files, while no process has them open or beside those that do.
-
-    Args:
-        environment: names the data directory.
-        later_ms: how much later than now the ledger is to believe it is; it remembers that.
-    """
-    directory = Path(environment["BUDGET_DATA_DIR"])
-    store = SqliteDelegationStore(directory)
-    try:
-        found, cursor = await store.list("local", limit=100)
-        assert not cursor
-        ids = [each.delegation_id for each in found]
-        delegations = {each: await store.find("local", each) for each in ids}
-        conversations = {each: await store.conversation(each) for each in ids}
-        spends = await store._file.run(lambda opened: {each: rows.spends(opened._db, each) for each in ids})
-    finally:
-        await store.aclose()
-    ledger = LedgerStore(directory / LEDGER_FILE, clock=lambda: wall_ms() + later_ms)
-    try:
-        reservations: list[tuple[Any, ...]]
-        reservations, balance = ledger.run(
-            lambda opened: (
-                opened.db.execute("SELECT reservation_id, state, coalesce(charged, 0) FROM reservations").fetchall(),
-                opened.db.execute("SELECT allocated, spent, reserved, remaining, debt FROM budgets").fetchone(),
-            )
-        )
-    finally:
-        ledger.close()
-    assert balance is not None
-    return Books(
-        delegations=delegations,
-        conversations=conversations,
-        spends=spends,
-        reservations={str(row[0]): Reserved(*row[1:]) for row in reservations},
-        balance=dict(zip(("allocated", "spent", "reserved", "remaining", "debt"), balance, strict=True)),
-    )
 
 
 async def delivered() -> None:

@@ -20,8 +20,8 @@ import pytest
 
 from budget_server.demo.scripted_claude import Answer, Failure, ReceivedRequest, ScriptedClaude, ToolCall, Turn
 from budget_tools.delegation.spending import HOLD_MS
-from budget_tools.delegation.store import Spend
-from campaigns.hosts import Books, GoneError, Host, delivered, environment_of, hosted, look
+from campaigns.books import Books, check_kept, check_not_asked_again, look
+from campaigns.hosts import GoneError, Host, delivered, environment_of, hosted
 from hosting import Environment, run_program
 from tools.delegation.harness import servers_file, shed
 
@@ -127,18 +127,17 @@ class Life:
         self.books.check_sums()
         self._count(self.books)
         if before is not None:
-            check_kept(before, self.books)
-            check_not_asked_again(before, requests)
+            check_kept(before, self.books, was_killed=True)
+            check_not_asked_again(before, [each.body for each in requests])
 
     def _count(self, books: Books) -> None:
-        known = {spend.reservation_id for spends in books.spends.values() for spend in spends}
-        for spend in (spend for spends in books.spends.values() for spend in spends):
-            state = books.reservations[spend.reservation_id].state
+        for spend in books.open_spends:
             kind = "held for a last answer" if spend.is_hold else f"{spend.action['kind']} in flight"
             cost = "" if spend.is_hold else ", cost known" if spend.charge is not None else ", cost not known"
-            self.found[f"{kind}{cost}, {state}"] += 1
+            self.found[f"{kind}{cost}, {books.reservation(spend).state}"] += 1
+        known = {spend.reservation_id for spend in books.open_spends}
         self.found["reserved and not yet written down"] += sum(
-            row.state == "ACTIVE" and each not in known for each, row in books.reservations.items()
+            reserved.state == "ACTIVE" and each not in known for each, reserved in books.ledger.reservations.items()
         )
 
     async def end(self) -> None:
@@ -152,14 +151,14 @@ class Life:
         assert books is not None
         assert {each["status"] for each in listed["delegations"]} == {"completed"}
         assert len(books.delegations) == len(NAMES)
-        assert not any(books.spends.values())
+        assert not books.open_spends
         for messages in books.conversations.values():
             assert [texts(message.content) for message in messages if message.role == "assistant"] == SAID
         self._check_requests(books)
         checked = await anyio.to_thread.run_sync(run_program, self.environment, "check")
         assert (checked.returncode, checked.stderr) == (0, "")
         later = await look(self.environment, later_ms=2 * HOLD_MS)
-        assert (later.balance["reserved"], later.balance["spent"]) == (0, books.charged)
+        assert (later.ledger.balance["reserved"], later.ledger.balance["spent"]) == (0, books.charged)
 
     def _check_requests(self, books: Books) -> None:
         """Every request that reached Claude is a turn that was charged, or was refused unbilled."""
@@ -170,51 +169,6 @@ class Life:
             assert len(asked) - refused <= charged
             self.found["requests"] += len(asked)
             self.found["turns charged, though killed before their request left"] += charged - len(asked) + refused
-
-
-def check_kept(before: Books, now: Books) -> None:
-    """What was finished stays as it was; what was in flight is settled by what was written down of it."""
-    for delegation_id, was in before.delegations.items():
-        turns = {turn.number: turn for turn in now.delegations[delegation_id].turns}
-        for turn in was.turns:
-            if turn.charged is not None:
-                kept = turns[turn.number]
-                assert (kept.reservation_id, kept.charged) == (turn.reservation_id, turn.charged)
-                assert kept.tool_calls[: len(turn.tool_calls)] == turn.tool_calls
-        said = before.conversations[delegation_id]
-        assert now.conversations[delegation_id][: len(said)] == said
-        unsettled = {spend.reservation_id for spend in now.spends[delegation_id]}
-        for spend in before.spends[delegation_id]:
-            if spend.reservation_id not in unsettled:
-                check_settled(spend, before, now, turns)
-
-
-def check_settled(spend: Spend, before: Books, now: Books, turns: Mapping[int, Any]) -> None:
-    """A hold went back; all else was charged, at its bound where its cost was not known, unless it was given back."""
-    row = now.reservations[spend.reservation_id]
-    if spend.is_hold:
-        assert row.state == "RELEASED"
-        return
-    turn = turns[spend.turn]
-    if before.reservations[spend.reservation_id].state == "RELEASED":
-        assert turn.charged is None
-        return
-    assert (row.state, row.charged) == ("COMMITTED", spend.bound if spend.charge is None else spend.charge)
-    if spend.action["kind"] == "tool.call":
-        assert spend.bound in [call.charged.amount for call in turn.tool_calls if call.charged is not None]
-        return
-    source = "bound" if spend.charge is None else "usage"
-    assert (turn.reservation_id, turn.charged.amount, turn.actual_source) == (spend.reservation_id, row.charged, source)
-
-
-def check_not_asked_again(before: Books, requests: Sequence[ReceivedRequest]) -> None:
-    """An answer that was written down is never asked for again: every later request goes on from it."""
-    for delegation_id, messages in before.conversations.items():
-        opening = messages[0].content if messages else None
-        for request in requests:
-            asked = request.body["messages"]
-            if asked[0]["content"] == opening:
-                assert asked[: len(messages)] == [message.wire() for message in messages], delegation_id
 
 
 def texts(content: str | Sequence[Mapping[str, Any]]) -> str:
