@@ -4,7 +4,7 @@
     held for a last answer                 released
     departed, its cost known               committed at that cost
     departed, its cost not known           committed at its bound, marked ``actual_source: "bound"``
-    any of them, settled already           struck out
+    any of them, settled already           struck out, and not charged where it had been released
     departed, its reservation expired      booked as an event under the same key
     the authority is away                  stays, to be tried again
 
@@ -64,7 +64,10 @@ async def _settle(orphan: Orphan, store: DelegationStore, cycles: AsyncCyclesCli
             await _release(spend, cycles)
             await store.write(delegation.delegation_id, Step(struck=[spend.reservation_id]))
             continue
-        await _commit(delegation.delegation_id, spend, cycles)
+        response = await _commit(delegation.delegation_id, spend, cycles)
+        if response.status == 409 and spend.charge is None and await _is_given_back(spend, cycles):
+            await store.write(delegation.delegation_id, Step(struck=[spend.reservation_id]))
+            continue
         turn = turns.setdefault(spend.turn, TurnRecord(number=spend.turn, model=delegation.model))
         if spend.charge is None:
             _charge_bound(turn, spend)
@@ -106,8 +109,18 @@ async def _release(spend: Spend, cycles: AsyncCyclesClient) -> None:
         body_of(response, f"release reservation {spend.reservation_id}")
 
 
-async def _commit(delegation_id: str, spend: Spend, cycles: AsyncCyclesClient) -> None:
-    """Commit a spend, or book it where its reservation does not live any more.
+async def _is_given_back(spend: Spend, cycles: AsyncCyclesClient) -> bool:
+    """Say whether the process knew that nothing was spent, and had released the reservation before it died.
+
+    Raises:
+        AuthorityError: the authority is away or refuses the credentials.
+    """
+    response = await cycles.get_reservation(spend.reservation_id)
+    return bool(body_of(response, f"look at reservation {spend.reservation_id}")["status"] == "RELEASED")
+
+
+async def _commit(delegation_id: str, spend: Spend, cycles: AsyncCyclesClient) -> CyclesResponse:
+    """Commit a spend, or book it where its reservation does not live any more; gives the authority's last answer.
 
     Raises:
         AuthorityError: the authority is away or refuses the credentials.
@@ -135,6 +148,7 @@ async def _commit(delegation_id: str, spend: Spend, cycles: AsyncCyclesClient) -
         response = await cycles.create_event(event)
     if not _is_settled(response):
         body_of(response, f"settle reservation {spend.reservation_id}")
+    return response
 
 
 def _is_settled(response: CyclesResponse) -> bool:
