@@ -61,6 +61,11 @@ class Books:
         return sum(each.spent_microcents for each in self.delegations.values())
 
     @property
+    def turns_charged(self) -> int:
+        """How many turns cost something, or may have."""
+        return sum(turn.charged is not None for each in self.delegations.values() for turn in each.turns)
+
+    @property
     def open_spends(self) -> Sequence[Spend]:
         """All that is in flight or held."""
         return [spend for spends in self.spends.values() for spend in spends]

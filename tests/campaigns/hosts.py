@@ -141,6 +141,12 @@ def environment_of(directory: Path, base_url: str, *, usd: str, servers: Path | 
     }
 
 
+async def settled(host: Host) -> None:
+    """Wait until nothing runs any more: a process that starts has settled what another left behind."""
+    while (await host.call("list_delegations", status="running"))["delegations"]:
+        await anyio.lowlevel.checkpoint()
+
+
 async def delivered() -> None:
     """Let the scripted Claude read what a killed process had sent: the kernel has it already."""
     for _ in range(50):

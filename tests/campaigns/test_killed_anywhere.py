@@ -21,7 +21,7 @@ import pytest
 from budget_server.demo.scripted_claude import Answer, Failure, ReceivedRequest, ScriptedClaude, ToolCall, Turn
 from budget_tools.delegation.spending import HOLD_MS
 from campaigns.books import Books, check_kept, check_not_asked_again, look
-from campaigns.hosts import GoneError, Host, delivered, environment_of, hosted
+from campaigns.hosts import GoneError, Host, delivered, environment_of, hosted, settled
 from hosting import Environment, run_program
 from tools.delegation.harness import servers_file, shed
 
@@ -185,12 +185,6 @@ def is_of(request: ReceivedRequest, name: str) -> bool:
 def is_refused(claude: ScriptedClaude, request: ReceivedRequest) -> bool:
     """Whether the script refused a request unbilled."""
     return (claude.message_requests.index(request) + 1) % REFUSES_EVERY == 0
-
-
-async def settled(host: Host) -> None:
-    """Wait until a process that starts has settled what another left behind."""
-    while (await host.call("list_delegations", status="running"))["delegations"]:
-        await anyio.lowlevel.checkpoint()
 
 
 def begin(directory: Path, claude: ScriptedClaude, rng: random.Random, found: Counter[str]) -> Life:
