@@ -6,6 +6,7 @@ Whoever loses the race for the last money has a clear end, and no process, dead 
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +194,30 @@ async def test_a_key_that_comes_to_all_processes_at_once_starts_one_delegation(t
     assert [each["delegation_id"] for each in results] == [delegation.delegation_id] * PROCESSES
     assert [each["text"] for each in results] == [delegation.text] * PROCESSES
     assert len(claude.message_requests) == books.turns_charged == STEPS + 1
+
+
+async def test_whoever_waits_for_a_delegation_hears_that_its_process_died(tmp_path: Path) -> None:
+    """Design, a budget stop loses no work: a crashed delegation is resumable by id, in a process that lives on, too."""
+    script = [Turn(text="Never.", hold=anyio.Event()), Turn(text="Done.")]
+    async with ScriptedClaude(script) as claude, AsyncExitStack() as opened:
+        environment = settings_of(tmp_path, claude, usd="2.00")
+        one, other = await hosts_of(opened, environment, tmp_path / "log", 2)
+        call = {"task": "Do it.", "idempotency_key": "one"}
+        running = await one.call("delegate_to_claude", **call, wait_seconds=0)
+        with anyio.fail_after(PATIENCE_SECONDS):
+            await claude.wait_for_requests(1)
+        results: list[dict[str, Any]] = []
+
+        async def wait(tool: str, **arguments: object) -> None:
+            results.append(await other.call(tool, **arguments, wait_seconds=PATIENCE_SECONDS // 2))
+
+        with anyio.fail_after(PATIENCE_SECONDS // 3):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(wait, "delegation_status", delegation_id=running["delegation_id"]))
+                await one.kill()
+            await wait("delegate_to_claude", **call)
+        resumed = await other.call("delegate_to_claude", resume=running["delegation_id"])
+
+    assert [(each["status"], each["resumable"]) for each in results] == [("failed", True)] * 2
+    assert (resumed["status"], resumed["text"]) == ("completed", "Done.")
+    (await look(environment)).check_sums()

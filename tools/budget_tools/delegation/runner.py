@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -91,8 +91,8 @@ class View(Protocol):
 class Kept:
     """A delegation that this process does not run, as the store has it."""
 
-    def __init__(self, stored: Stored, store: DelegationStore, left: Money | None) -> None:
-        self._store = store
+    def __init__(self, stored: Stored, look: Callable[[Stored], Awaitable[Stored]], left: Money | None) -> None:
+        self._look = look
         self._stored = stored
         self.remaining = left
         self.steps = 0
@@ -139,7 +139,7 @@ class Kept:
         """Wait a little and look again; returns at once when nothing will change."""
         if self.outcome is None:
             await anyio.sleep(POLL_SECONDS)
-            self._stored = await self._store.find(self._stored.tenant, self.id)
+            self._stored = await self._look(self._stored)
             self.steps += 1
 
 
@@ -407,11 +407,18 @@ class DelegationRunner:
         here = self._running.get(stored.delegation_id)
         if here is not None:
             return here
+        if stored.status == "running":
+            stored = await self._look(stored)
         try:
             left = await remaining(self._cycles, stored.task.subject, USD_MICROCENTS)
         except AuthorityError:
             left = None
-        return Kept(stored, self._store, left)
+        return Kept(stored, self._look, left)
+
+    async def _look(self, stored: Stored) -> Stored:
+        """Look again at a delegation that ran elsewhere; if its process has died, it is settled and runs no more."""
+        await self.settle_orphans()
+        return await self._store.find(stored.tenant, stored.delegation_id)
 
 
 _ARGUMENTS: Mapping[str, str] = {"levels": "subject", "dimensions": "subject"}
