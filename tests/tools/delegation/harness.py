@@ -253,13 +253,13 @@ async def check_books(directory: Path, bench: Bench) -> None:
     }
 
 
-async def kept(data_directory: Path) -> list[Stored]:
+async def kept(data_directory: Path, tenant: str = "local") -> list[Stored]:
     """Every delegation of a data directory, with its turns."""
     store = SqliteDelegationStore(data_directory)
     try:
-        found, cursor = await store.list("local", limit=100)
+        found, cursor = await store.list(tenant, limit=100)
         assert not cursor, "more delegations than this looks at"
-        return [await store.find("local", each.delegation_id) for each in found]
+        return [await store.find(tenant, each.delegation_id) for each in found]
     finally:
         await store.aclose()
 

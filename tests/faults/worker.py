@@ -1,0 +1,200 @@
+"""A nursery of server processes: everything is imported once, and each server is a fork of that.
+
+A start then costs milliseconds instead of a second, and yet each is a process of its own that runs the real server on
+its own standard input and output, and that a real SIGKILL ends. An order may name one *point* in the life of a turn, at
+which that process kills itself, or waits until it is told to go on.
+
+Run by ``nursery.py`` with one end of a socket as standard input; orders and answers are JSON, descriptors ride along.
+"""
+
+import asyncio
+import functools
+import importlib
+import inspect
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+STDIO = 3
+REACHED, GO_ON = 3, 4
+"""Which of an order's descriptors tell of a point."""
+
+Hook = Callable[[], Awaitable[None]]
+
+
+def main() -> None:
+    """Serve orders until nobody is left to give any."""
+    channel = socket.socket(fileno=os.dup(0))
+    _warm_up()
+    while True:
+        message, fds, _, _ = socket.recv_fds(channel, 1 << 16, 8)
+        if not message:
+            return
+        order = json.loads(message)
+        if "wait" in order:
+            _, status = os.waitpid(order["wait"], 0)
+            answer = {"exit_code": os.waitstatus_to_exitcode(status)}
+        else:
+            answer = {"pid": os.fork()}
+            if not answer["pid"]:
+                channel.close()
+                _live(order, fds)
+            for fd in fds:
+                os.close(fd)
+        channel.sendall(json.dumps(answer).encode())
+
+
+def _warm_up() -> None:
+    """Import what every server imports, and open nothing."""
+    for name in (
+        "anthropic", "httpx", "httpx2", "runcycles", "budget_server.app", "budget_server.authority.client",
+        "budget_server.delegations.store", "budget_server.transports", "budget_tools.delegation.runner",
+        "budget_tools.delegation.toolbox",
+    ):  # fmt: skip
+        importlib.import_module(name)
+    from budget_tools.pricing import PriceBook
+
+    PriceBook.load(None)
+
+
+def _live(order: Mapping[str, Any], fds: Sequence[int]) -> None:
+    """Be the server that was ordered, and end with it."""
+    exit_code = 70
+    try:
+        for number, fd in enumerate(fds[:STDIO]):
+            os.dup2(fd, number)
+            os.close(fd)
+        os.environ.clear()
+        os.environ.update(order["environment"])
+        for place, value in order["constants"].items():
+            module, _, name = place.partition(":")
+            setattr(importlib.import_module(module), name, value)
+        _be_impatient(order["patience_seconds"])
+        if order["point"]:
+            _stop_at(order["point"], order["nth"], _killing() if order["kills"] else _pausing(fds[REACHED], fds[GO_ON]))
+        sys.argv = ["cycles-budget-mcp"]
+        from budget_server.__main__ import main as serve
+
+        serve()
+    except SystemExit as exc:
+        exit_code = exc.code if isinstance(exc.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(exit_code)
+
+
+def _be_impatient(seconds: float) -> None:
+    """Wait less long for a ledger that another process holds, and for an authority that does not answer.
+
+    The connection's own time-out stays: on the loopback a connection is made or refused at once.
+    """
+    from runcycles import CyclesConfig
+
+    from budget_server.authority.store import LedgerStore
+
+    assert LedgerStore.__init__.__kwdefaults__ is not None
+    LedgerStore.__init__.__kwdefaults__["lock_deadline_seconds"] = seconds
+    # The defaults stand in the signature that dataclasses made of them.
+    optional = list(inspect.signature(CyclesConfig).parameters.values())[2:]
+    brief = {"read_timeout": seconds, "retry_initial_delay": seconds / 10}
+    CyclesConfig.__init__.__defaults__ = tuple(brief.get(each.name, each.default) for each in optional)
+
+
+def _killing() -> Hook:
+    async def kill() -> None:
+        sys.stderr.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    return kill
+
+
+def _pausing(reached: int, go_on: int) -> Hook:
+    async def pause() -> None:
+        os.write(reached, b"!")
+        await asyncio.get_running_loop().run_in_executor(None, os.read, go_on, 1)
+
+    return pause
+
+
+# -- points -----------------------------------------------------------------------------------------------------------
+
+
+def _stop_at(point: str, nth: int, hook: Hook) -> None:
+    """Have a hook run at the n-th time that a point is reached."""
+    from runcycles import AsyncCyclesClient
+
+    from budget_server.authority.client import EmbeddedCyclesClient
+    from budget_tools.delegation.log import DelegationLog
+    from budget_tools.delegation.request import RequestBuilder
+    from budget_tools.delegation.runner import DelegationRunner
+    from budget_tools.delegation.spending import Lease, Spender
+
+    left = nth
+
+    async def counted() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            await hook()
+
+    def always(*_: Any, **__: Any) -> bool:
+        return True
+
+    def is_spend(_: Any, spend: Any, **__: Any) -> bool:
+        return not spend.is_hold
+
+    def is_hold(_: Any, spend: Any, **__: Any) -> bool:
+        return bool(spend.is_hold)
+
+    def is_charge(*_: Any, charged: int | None = None, **__: Any) -> bool:
+        return charged is not None
+
+    clients = (AsyncCyclesClient, EmbeddedCyclesClient)
+    before, after = True, False
+    points: dict[str, tuple[Sequence[type], str, bool, Callable[..., bool]]] = {
+        "before its input is counted": ((RequestBuilder,), "input_bound", before, always),
+        "before the hold is written down": ((DelegationLog,), "depart", before, is_hold),
+        "before the orphans are looked for": ((DelegationRunner,), "keep_settling_orphans", before, always),
+        "before the reserve": ((Spender,), "spend", before, always),
+        "after the reserve": ((Lease,), "depart", before, always),
+        "after the spend is written down": ((DelegationLog,), "depart", after, is_spend),
+        "after the departure": ((Lease,), "depart", after, always),
+        "after the answer": ((DelegationLog,), "note_turn", before, is_charge),
+        "after the answer is written down": ((DelegationLog,), "note_turn", after, is_charge),
+        "before the commit leaves": (clients, "commit_reservation", before, always),
+        "before the commit's answer": (clients, "commit_reservation", after, always),
+        "before the next write": ((Spender,), "spend", after, always),
+        "before the release": ((Spender,), "release", before, always),
+        "after the release": ((Spender,), "release", after, always),
+    }
+    classes, method, comes_before, matches = points[point]
+    for each in classes:
+        _wrap(each, method, counted, comes_before=comes_before, matches=matches)
+
+
+def _wrap(owner: type, method: str, hook: Hook, *, comes_before: bool, matches: Callable[..., bool]) -> None:
+    original = getattr(owner, method)
+
+    @functools.wraps(original)
+    async def wrapper(self: Any, *arguments: Any, **named: Any) -> Any:
+        concerns = matches(self, *arguments, **named)
+        if concerns and comes_before:
+            await hook()
+        result = await original(self, *arguments, **named)
+        if concerns and not comes_before:
+            await hook()
+        return result
+
+    setattr(owner, method, wrapper)
+
+
+if __name__ == "__main__":
+    main()
