@@ -9,6 +9,7 @@ Run by ``nursery.py`` with one end of a socket as standard input; orders and ans
 
 import asyncio
 import functools
+import gc
 import importlib
 import inspect
 import json
@@ -16,6 +17,8 @@ import os
 import signal
 import socket
 import sys
+import tempfile
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -49,16 +52,40 @@ def main() -> None:
 
 
 def _warm_up() -> None:
-    """Import what every server imports, and open nothing."""
-    for name in (
-        "anthropic", "httpx", "httpx2", "runcycles", "budget_server.app", "budget_server.authority.client",
-        "budget_server.delegations.store", "budget_server.transports", "budget_tools.delegation.runner",
-        "budget_tools.delegation.toolbox",
-    ):  # fmt: skip
-        importlib.import_module(name)
-    from budget_tools.pricing import PriceBook
+    """Import and build what every server does, by a delegation of its own, and leave nothing of it running."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ |= {"BUDGET_DATA_DIR": directory, "BUDGET_USD": "1", "ANTHROPIC_API_KEY": "rehearsal"}
+        asyncio.run(_rehearse())
+    assert threading.active_count() == 1, "a fork has only the thread that forks"
+    # Pages that no collector touches are shared by all forks.
+    gc.collect()
+    gc.freeze()
 
-    PriceBook.load(None)
+
+async def _rehearse() -> None:
+    import httpx
+    import uvicorn  # noqa: F401 - which the scripted Claude imports
+    from mcp import Client
+
+    import budget_server.stdio
+    import budget_server.transports  # noqa: F401
+    from budget_server.app import create_server
+    from budget_server.demo.scripted_claude import ScriptedClaude, Turn
+    from budget_server.services import Services
+    from budget_server.settings import read_settings
+
+    async with httpx.AsyncClient(trust_env=False, verify=False):  # noqa: S501 - it is only built
+        pass
+    async with ScriptedClaude([Turn(text="Warm.")]) as claude:
+        os.environ["ANTHROPIC_BASE_URL"] = claude.base_url
+        services = Services(read_settings())
+        try:
+            for mode in ("auto", "legacy"):
+                async with Client(create_server(services), mode=mode) as client:
+                    result = await client.call_tool("delegate_to_claude", {"task": "Warm up.", "idempotency_key": "k"})
+                    assert not result.is_error, result
+        finally:
+            await services.aclose()
 
 
 def _live(order: Mapping[str, Any], fds: Sequence[int]) -> None:
