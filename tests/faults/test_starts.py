@@ -5,6 +5,7 @@ from typing import Any
 import anyio
 import pytest
 
+from budget_server.delegations.store import SqliteDelegationStore
 from budget_server.demo.scripted_claude import ToolCall, Turn
 from faults.conftest import SetStage
 from faults.nursery import Host, Point
@@ -260,3 +261,21 @@ async def test_a_commit_stays_in_the_journal_for_as_long_as_the_authority_is_awa
     assert (told["status"], len(commits)) == ("completed", CLIENT_LIBRARY_GIVES_UP_AFTER + 1)
     assert len({passed.key for passed in commits}) == 1
     await check_books(stage, told)
+
+
+async def test_a_delegation_whose_commit_came_late_is_forgotten_in_its_time(set_stage: SetStage) -> None:
+    """Store: a stopped delegation is forgotten once nothing of it is in flight, also where the journal settled it."""
+    stage = await set_stage("remote", [Turn(text="So far.")])
+    stage.proxy.befall("commit", "503")
+    host = stage.start()
+    told = await host.call("delegate_to_claude", task="Do it.")
+    await stage.journal_is_empty()
+    await host.leave()
+
+    store = SqliteDelegationStore(stage.data_directory)
+    try:
+        forgotten = await store.prune(2**62)
+    finally:
+        await store.aclose()
+
+    assert (told["status"], forgotten, await stage.ids()) == ("completed", 1, [])

@@ -378,7 +378,8 @@ class Delegations:
             kept (root) AS (
                 SELECT family.root FROM family JOIN delegations USING (delegation_id)
                 WHERE owner IS NOT NULL OR updated_at_ms >= ?
-                    OR EXISTS (SELECT 1 FROM spends WHERE spends.delegation_id = family.delegation_id)
+                    OR EXISTS (SELECT 1 FROM spends
+                        WHERE spends.delegation_id = family.delegation_id AND charge IS NULL)
             )
             DELETE FROM delegations WHERE delegation_id IN
                 (SELECT delegation_id FROM family WHERE root NOT IN (SELECT root FROM kept))

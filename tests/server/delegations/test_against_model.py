@@ -283,7 +283,9 @@ class DelegationsAgainstModel(RuleBasedStateMachine):
             if known.parent_id not in self.known:
                 family = set(self.below(root))
                 if not any(
-                    (each := self.known[name]).owner is not None or each.updated_ms >= before_ms or each.spends
+                    (each := self.known[name]).owner is not None
+                    or each.updated_ms >= before_ms
+                    or any(flight.charge is None for flight in each.spends.values())
                     for name in family
                 ):
                     forgotten |= family
