@@ -64,11 +64,9 @@ def _warm_up() -> None:
 
 async def _rehearse() -> None:
     import httpx
-    import uvicorn  # noqa: F401 - which the scripted Claude imports
     from mcp import Client
 
-    import budget_server.stdio
-    import budget_server.transports  # noqa: F401
+    import budget_server.transports  # noqa: F401 - only imported
     from budget_server.app import create_server
     from budget_server.demo.scripted_claude import ScriptedClaude, Turn
     from budget_server.services import Services

@@ -233,6 +233,9 @@ class Spender:
         )
         with anyio.CancelScope(shield=True):
             response = await self._cycles.create_reservation(request)
+            if response.is_transport_error or response.is_server_error:
+                # It may be held already, by a reservation that nobody knows: the same key finds that.
+                response = await self._cycles.create_reservation(request)
             denial = denial_of(response)
             if denial is not None:
                 return denial
