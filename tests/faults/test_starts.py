@@ -11,8 +11,7 @@ from faults.conftest import SetStage
 from faults.nursery import Host, Point
 from faults.stage import PRICE_MICROCENTS, Kind, Stage
 from faults.test_table import check_books, held, ready
-from tools.delegation.harness import happens
-from tools.delegation.test_cancelling import a_door
+from tools.delegation.harness import a_door, happens
 
 pytestmark = pytest.mark.anyio
 
