@@ -124,11 +124,13 @@ async def test_once_switched_it_stays_with_the_cheaper_model(bench: OpenBench) -
         number = 1
         while (await b.request(number)).body["model"] != HAIKU:
             number += 1
+        held = await b.reservations("ACTIVE")
         await b.fund("1.00")
         go_on.set()
 
     models = [turn["model"] for turn in results[0]["turns"]]
     assert models == [OPUS] * (number - 1) + [HAIKU] * (13 - number)
+    assert [row["action"]["name"] for row in held] == [HAIKU, HAIKU], "the turn, and its last answer"
 
 
 async def test_a_first_turn_that_the_model_cannot_be_paid_for_goes_to_the_fallback(bench: OpenBench) -> None:

@@ -118,9 +118,9 @@ async def test_without_tools_nothing_is_held_and_a_turn_may_cost_all_there_is(be
     assert "system" not in b.claude.message_requests[0].body
 
 
-@pytest.mark.parametrize(("calls", "output"), [(1, 256), (3, 300), (12, 4_096)])
+@pytest.mark.parametrize(("calls", "output", "usd"), [(1, 256, "0.02"), (3, 300, "0.02"), (12, 4_096, "0.20")])
 async def test_what_others_spend_meanwhile_cannot_take_the_last_answer(
-    bench: OpenBench, calls: int, output: int
+    bench: OpenBench, calls: int, output: int, usd: str
 ) -> None:
     """The reason why it is held: the last turn is paid from the very reservation that stood since the start.
 
@@ -128,7 +128,7 @@ async def test_what_others_spend_meanwhile_cannot_take_the_last_answer(
     """
     go_on = anyio.Event()
     dear = Turn(text="I look.", tool_calls=(LOOK,) * calls, usage=Usage(output_tokens=output), hold=go_on)
-    b = await bench([dear, Turn(text="At last.")], usd="0.20")
+    b = await bench([dear, Turn(text="At last.")], usd=usd)
 
     async with background(lambda: b.delegate(tools=TOOLS, max_output_tokens=output)) as results:
         await b.held(1)
