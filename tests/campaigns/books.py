@@ -88,7 +88,8 @@ class Books:
             for turn in each.turns:
                 if turn.charged is not None:
                     assert turn.reserved is not None
-                    assert turn.charged.amount <= turn.reserved.amount, turn
+                    assert 0 < turn.charged.amount <= turn.reserved.amount, turn
+                    assert turn.actual_source == "usage" or turn.charged == turn.reserved, turn
                     if turn.reservation_id not in unsettled:
                         reserved = self.ledger.reservations[turn.reservation_id]
                         assert reserved == Reserved("COMMITTED", turn.charged.amount), turn

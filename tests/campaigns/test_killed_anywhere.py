@@ -167,6 +167,8 @@ class Life:
             refused = sum(is_refused(self.claude, each) for each in asked)
             charged = sum(turn.charged is not None for turn in books.delegations[self.ids[name]].turns)
             assert len(asked) - refused <= charged
+            heard = sum(turn.actual_source == "usage" for turn in books.delegations[self.ids[name]].turns)
+            assert heard == len(SAID)
             self.found["requests"] += len(asked)
             self.found["turns charged, though killed before their request left"] += charged - len(asked) + refused
 
