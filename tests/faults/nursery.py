@@ -82,7 +82,9 @@ class Nursery:
 
     def wait(self, pid: int) -> int:
         """Wait until a server has ended, with all its locks let go, and give its exit code."""
-        return int(self._ask({"wait": pid}, [])["exit_code"])
+        exit_code = self._ask({"wait": pid, "seconds": PATIENCE_SECONDS}, [])["exit_code"]
+        assert exit_code is not None, "the server does not end"
+        return int(exit_code)
 
     def _ask(self, order: Mapping[str, Any], fds: list[int]) -> dict[str, Any]:
         socket.send_fds(self._channel, [json.dumps(order).encode()], fds)
@@ -143,7 +145,8 @@ class Host:
     async def paused(self) -> None:
         """Wait until the server waits at its point."""
         with anyio.fail_after(PATIENCE_SECONDS):
-            assert await anyio.to_thread.run_sync(os.read, self._reached, 1) == b"!"
+            await anyio.wait_readable(self._reached)
+        assert os.read(self._reached, 1) == b"!"
 
     def resume(self) -> None:
         """Let the server go on from its point."""
@@ -177,8 +180,7 @@ class Host:
 
     async def _ended(self) -> int:
         if self._exit_code is None:
-            with anyio.fail_after(PATIENCE_SECONDS):
-                self._exit_code = await anyio.to_thread.run_sync(self._nursery.wait, self.pid)
+            self._exit_code = await anyio.to_thread.run_sync(self._nursery.wait, self.pid)
         return self._exit_code
 
     async def _line(self) -> bytes:

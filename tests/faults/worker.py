@@ -19,6 +19,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -38,9 +39,9 @@ def main() -> None:
         if not message:
             return
         order = json.loads(message)
+        answer: dict[str, int | None]
         if "wait" in order:
-            _, status = os.waitpid(order["wait"], 0)
-            answer = {"exit_code": os.waitstatus_to_exitcode(status)}
+            answer = {"exit_code": _wait_for(order["wait"], order["seconds"])}
         else:
             answer = {"pid": os.fork()}
             if not answer["pid"]:
@@ -49,6 +50,17 @@ def main() -> None:
             for fd in fds:
                 os.close(fd)
         channel.sendall(json.dumps(answer).encode())
+
+
+def _wait_for(pid: int, seconds: float) -> int | None:
+    """Wait for the end of a server, with all its locks let go; ``None`` where it does not come in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    return None
 
 
 def _warm_up() -> None:
