@@ -231,7 +231,8 @@ class Stage:
 BRIEF: Mapping[str, object] = {
     "budget_tools.delegation.turn:FIRST_BACKOFF_SECONDS": 0.01,
     "budget_tools.delegation.runner:RETRY_SECONDS": 0.1,
-    "budget_tools.delegation.runner:POLL_SECONDS": 0.02,
+    "budget_tools.delegation.views:POLL_SECONDS": 0.02,
+    "budget_tools.delegation.runner:CANCEL_POLL_SECONDS": 0.04,
 }
 """Waits are real here, but short."""
 

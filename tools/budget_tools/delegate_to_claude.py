@@ -16,7 +16,7 @@ from budget_tools.subjects import SubjectArgument
 from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
 
 if TYPE_CHECKING:
-    from budget_tools.delegation.runner import View
+    from budget_tools.delegation.views import View
 
 MAX_TURNS = 100
 DEFAULT_TURNS = 10

@@ -9,11 +9,11 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 from runcycles import AsyncCyclesClient
@@ -21,14 +21,15 @@ from runcycles import AsyncCyclesClient
 from budget_tools.cycles import remaining
 from budget_tools.delegation.claude import Claude
 from budget_tools.delegation.loop import Delegation, Means
-from budget_tools.delegation.records import Status, Task, TurnRecord
+from budget_tools.delegation.records import Status, Task
 from budget_tools.delegation.recovery import settle_orphans
-from budget_tools.delegation.store import Call, DelegationStore, Orphan, Outcome, Stored
+from budget_tools.delegation.store import Call, DelegationStore, Orphan, Stored
 from budget_tools.delegation.structured import OutputSchema
 from budget_tools.delegation.toolbox import Toolbox
+from budget_tools.delegation.views import Kept, View
 from budget_tools.errors import AuthorityError, BudgetError, ConfigurationError, InvalidArgumentError
 from budget_tools.ids import time_ordered_id
-from budget_tools.money import USD_MICROCENTS, Money
+from budget_tools.money import USD_MICROCENTS
 from budget_tools.pricing import PriceBook
 
 logger = logging.getLogger(__name__)
@@ -36,111 +37,13 @@ logger = logging.getLogger(__name__)
 MAX_RUNNING = 16
 """Most delegations of one process at the same time."""
 
-POLL_SECONDS = 0.5
-"""How often another process's delegation is looked at, and asked whether one of ours is to stop."""
+CANCEL_POLL_SECONDS = 1.0
+"""How often is asked whether another process wants one of ours to stop."""
 
 _DAY_MS = 86_400_000
 
 RETRY_SECONDS = 30.0
 """How long to wait before settling again what an absent authority left unsettled."""
-
-
-class View(Protocol):
-    """A delegation as a caller sees it, whichever process runs it."""
-
-    @property
-    def id(self) -> str:
-        """Its name."""
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """How it stopped; ``None`` while it runs."""
-
-    @property
-    def turns(self) -> Sequence[TurnRecord]:
-        """The turns so far."""
-
-    @property
-    def text(self) -> str:
-        """The sub-agent's last words."""
-
-    @property
-    def spent_microcents(self) -> int:
-        """What it was charged so far."""
-
-    @property
-    def nested_microcents(self) -> int:
-        """What delegations that its sub-agent made were charged."""
-
-    @property
-    def remaining(self) -> Money | None:
-        """What remains of its budget, if that is known."""
-
-    @property
-    def doing(self) -> str:
-        """What it is doing, in a few words."""
-
-    @property
-    def steps(self) -> int:
-        """How often ``doing`` was told anew."""
-
-    async def next_change(self) -> None:
-        """Wait until something may have changed."""
-
-
-class Kept:
-    """A delegation that this process does not run, as the store has it."""
-
-    def __init__(self, stored: Stored, look: Callable[[Stored], Awaitable[Stored]], left: Money | None) -> None:
-        self._look = look
-        self._stored = stored
-        self.remaining = left
-        self.steps = 0
-
-    @property
-    def id(self) -> str:
-        """Its name."""
-        return self._stored.delegation_id
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """How it stopped; ``None`` while it runs."""
-        stored = self._stored
-        if stored.status == "running":
-            return None
-        return Outcome(status=stored.status, hint=stored.hint, structured=stored.structured)
-
-    @property
-    def turns(self) -> Sequence[TurnRecord]:
-        """The turns so far."""
-        return self._stored.turns
-
-    @property
-    def text(self) -> str:
-        """The sub-agent's last words."""
-        return self._stored.text
-
-    @property
-    def spent_microcents(self) -> int:
-        """What it was charged so far."""
-        return self._stored.spent_microcents
-
-    @property
-    def nested_microcents(self) -> int:
-        """What delegations that its sub-agent made were charged."""
-        return self._stored.children_spent_microcents
-
-    @property
-    def doing(self) -> str:
-        """What it is doing, in a few words."""
-        return self._stored.status if self.outcome else f"turn {len(self.turns) + 1}, in another process"
-
-    async def next_change(self) -> None:
-        """Wait a little and look again; returns at once when nothing will change."""
-        if self.outcome is None:
-            await anyio.sleep(POLL_SECONDS)
-            self._stored = await self._look(self._stored)
-            self.steps += 1
 
 
 class DelegationRunner:
@@ -395,7 +298,7 @@ class DelegationRunner:
     async def _watch_cancel_requests(self) -> None:
         """Hear of other processes that ask for one of ours to be stopped, while any runs."""
         while self._running:
-            await anyio.sleep(2 * POLL_SECONDS)
+            await anyio.sleep(CANCEL_POLL_SECONDS)
             try:
                 for delegation_id in await self._store.cancel_requests():
                     if (delegation := self._running.get(delegation_id)) is not None:
