@@ -99,6 +99,14 @@ class Books:
         assert balance["allocated"] == balance["spent"] + balance["reserved"] + balance["remaining"]
         assert balance["spent"] == self.charged + beside + sum(map(self._ahead, self.open_spends))
 
+    def check_answers(self) -> None:
+        """What was answered in full, and paid for by its usage, stands in the conversation that goes on."""
+        for each in self.delegations.values():
+            messages = self.conversations[each.delegation_id]
+            if not any(message.starts_anew for message in messages):
+                whole = sum(turn.stop_reason in ("end_turn", "tool_use", "refusal") for turn in each.turns)
+                assert sum(message.role == "assistant" for message in messages) >= whole, each
+
     def _ahead(self, spend: Spend) -> int:
         """How far the ledger is ahead of the delegation over a spend that is not struck out yet."""
         reserved = self.reservation(spend)

@@ -171,6 +171,7 @@ async def test_whatever_write_was_the_last_one_the_next_start_settles_it(tmp_pat
         environment = {"BUDGET_DATA_DIR": str(photo.directory / "data")}
         before = await look(environment)
         before.check_sums()
+        before.check_answers()
         services = services_of(photo.directory, "http://127.0.0.1:9", usd)
         await services.settle_orphans()
         await services.aclose()

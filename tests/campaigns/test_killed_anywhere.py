@@ -125,6 +125,7 @@ class Life:
         self.seen += len(requests)
         before, self.books = self.books, await look(self.environment)
         self.books.check_sums()
+        self.books.check_answers()
         self._count(self.books)
         if before is not None:
             check_kept(before, self.books, was_killed=True)

@@ -448,6 +448,7 @@ class RandomLives(RuleBasedStateMachine):
         books = self.run(self.world.books, self.bench)
         requests = self.world.requests[self.seen :]
         books.check_sums(beside=self.beside)
+        books.check_answers()
         self.check_requests(books)
         active = {each for each, reserved in books.ledger.reservations.items() if reserved.state == "ACTIVE"}
         assert active == {spend.reservation_id for spend in books.open_spends} | set(self.others)
