@@ -113,6 +113,14 @@ class Bench:
         store = self.services.delegation_store
         return [await store.find("local", each.delegation_id) for each in reversed(found)]
 
+    async def doing(self, running: Mapping[str, Any], what: str) -> None:
+        """Wait until a delegation of this process says that it does this."""
+        delegation = self.running(running["delegation_id"])
+        with anyio.fail_after(PATIENCE_SECONDS):
+            while what not in delegation.doing:
+                assert not delegation.is_done, delegation.doing
+                await delegation.next_change()
+
     async def request(self, number: int) -> ReceivedRequest:
         """Wait for the endpoint to receive its n-th request for a message."""
         with anyio.fail_after(PATIENCE_SECONDS):

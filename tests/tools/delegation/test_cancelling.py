@@ -43,14 +43,6 @@ async def ended(b: Bench) -> dict[str, Any]:
     return await b.status(delegation.delegation_id, wait_seconds=PATIENCE_SECONDS)
 
 
-async def doing(b: Bench, running: dict[str, Any], what: str) -> None:
-    """Wait until a delegation says that it does this."""
-    delegation = b.running(running["delegation_id"])
-    with anyio.fail_after(PATIENCE_SECONDS):
-        while what not in delegation.doing:
-            await delegation.next_change()
-
-
 @pytest.mark.parametrize("hold_at", ["headers", "middle"])
 async def test_a_host_that_cancels_while_claude_answers_is_charged_the_bound(bench: OpenBench, hold_at: Any) -> None:
     """Design, when things go wrong: sent and not answered is charged at the bound, and the connection is closed."""
@@ -118,7 +110,7 @@ async def test_cancelling_while_it_backs_off_gives_the_reservation_back(
     monkeypatch.setattr(turn, "FIRST_BACKOFF_SECONDS", turn.MAX_WAIT_SECONDS)
     b = await bench([Failure(status=status), Turn(text="Never.")])
     running = await b.delegate(wait_seconds=0)
-    await doing(b, running, "To try again")
+    await b.doing(running, "To try again")
 
     result = await b.status(running["delegation_id"], cancel=True)
 

@@ -9,7 +9,6 @@ import pytest
 from budget_server.demo.scripted_claude import ToolCall, Turn
 from tools.delegation.harness import (
     LOOK,
-    PATIENCE_SECONDS,
     Bench,
     OpenBench,
     background,
@@ -143,10 +142,7 @@ async def test_a_pause_that_the_caps_ask_for_is_kept_between_turns_and_told(benc
     """cooldown_ms: the next turn is not sent before; the host hears what it waits for, and a cancel ends the wait."""
     b = await capped(bench, [Turn(text="I look.", tool_calls=(LOOK,)), Turn(text="Never.")], cooldown_ms=3_600_000)
     running = await b.delegate(tools=BOTH, wait_seconds=0)
-    delegation = b.running(running["delegation_id"])
-    with anyio.fail_after(PATIENCE_SECONDS):
-        while "the budget's caps ask to wait 3600 s" not in delegation.doing:
-            await delegation.next_change()
+    await b.doing(running, "the budget's caps ask to wait 3600 s")
 
     result = await b.status(running["delegation_id"], cancel=True)
 
