@@ -85,6 +85,16 @@ async def test_where_the_money_ends_the_last_turn_is_an_answer(bench: OpenBench,
     assert "what is left of the budget covers no more than this answer" in last_words(last)
 
 
+async def test_what_is_held_does_not_keep_most_of_a_small_budget_from_being_used(bench: OpenBench) -> None:
+    """The hold is kept where it covers the next landing, and counts where a new one takes its place."""
+    b = await bench(lambda *_: Turn(text="word " * 120, tool_calls=(LOOK,)), usd="0.08")
+
+    result = await b.delegate(tools=TOOLS, max_turns=100, max_output_tokens=1_024)
+
+    assert result["status"] == "budget_exhausted"
+    assert result["spent"]["amount"] > 4_500_000
+
+
 async def test_while_a_turn_is_out_the_money_for_a_last_answer_is_held_beside_it(bench: OpenBench) -> None:
     """Design, 4: held from the start, for as long an answer as a last one may need after the longest turn."""
     go_on = anyio.Event()
