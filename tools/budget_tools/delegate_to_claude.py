@@ -108,7 +108,7 @@ async def delegate_to_claude(
             max_turns=max_turns,
             budget_microcents=budget_usd,
             repeated=repeated,
-            parent_id=_parent_of(ctx),
+            parent_id=parent_of(ctx),
         )
     else:
         if not task.strip():
@@ -122,7 +122,7 @@ async def delegate_to_claude(
             levels=narrowed.levels,
             dimensions=narrowed.dimensions,
         )
-        delegation = await kit.delegations.start(delegated, key, parent_id=_parent_of(ctx))
+        delegation = await kit.delegations.start(delegated, key, parent_id=parent_of(ctx))
     await _wait_for(ctx, kit, delegation, wait_seconds)
     result = describe(delegation, key)
     return answer(result, show(result))
@@ -144,7 +144,8 @@ async def _wait_for(ctx: ToolContext, kit: Toolkit, delegation: "View", wait_sec
             raise
 
 
-def _parent_of(ctx: ToolContext) -> str:
+def parent_of(ctx: ToolContext) -> str:
+    """Give the delegation whose sub-agent makes a call; ``""`` for a host."""
     meta = ctx.request_context.meta
     parent = (meta or {}).get(PARENT_META)
     return parent if isinstance(parent, str) else ""

@@ -6,7 +6,7 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from budget_tools.answers import answer
-from budget_tools.delegate_to_claude import MAX_WAIT_SECONDS, DelegationResult, describe, follow, show
+from budget_tools.delegate_to_claude import MAX_WAIT_SECONDS, DelegationResult, describe, follow, parent_of, show
 from budget_tools.registration import make_tool
 from budget_tools.toolkit import ToolContext, toolkit_of
 
@@ -22,9 +22,10 @@ async def delegation_status(
 ) -> Annotated[CallToolResult, DelegationResult]:
     """Wait for a running delegation, look at it, or cancel it; the answer is the one of delegate_to_claude."""
     kit = toolkit_of(ctx)
-    delegation = await kit.delegations.find(kit.subject.tenant, delegation_id)
+    parent_id = parent_of(ctx)
+    delegation = await kit.delegations.find(kit.subject.tenant, delegation_id, parent_id=parent_id)
     if cancel:
-        await kit.delegations.cancel(kit.subject.tenant, delegation_id)
+        await kit.delegations.cancel(kit.subject.tenant, delegation_id, parent_id=parent_id)
     with kit.delegations.following(delegation_id):
         await follow(ctx, delegation, max(wait_seconds, CANCEL_SECONDS) if cancel else wait_seconds)
     result = describe(delegation)

@@ -16,6 +16,7 @@ from tools.delegation.harness import MODEL, PATIENCE_SECONDS, Bench, OpenBench, 
 pytestmark = pytest.mark.anyio
 
 DELEGATE = "budget__delegate_to_claude"
+STATUS = "budget__delegation_status"
 
 
 def delegating(task: str, **arguments: object) -> ToolCall:
@@ -207,6 +208,7 @@ async def test_a_sub_agent_cannot_say_whose_child_it_makes_nor_take_up_anothers_
                 delegating("Child: do it.", parent_id=""),
                 delegating("Child: do it.", _meta={"cycles-budget-mcp/delegation": ""}),
                 ToolCall(DELEGATE, {"resume": stranger[0], "max_turns": 50}),
+                ToolCall(STATUS, {"delegation_id": stranger[0], "cancel": True}),
             ]
             return Turn(tool_calls=tuple(forged))
         return Turn(text="Done.")
@@ -214,12 +216,13 @@ async def test_a_sub_agent_cannot_say_whose_child_it_makes_nor_take_up_anothers_
     b = await nested_bench(bench, tmp_path, monkeypatch, parent, {"Child": [Turn(text="Never.")]})
     stranger.append((await b.delegate(tools=["shed__count"], max_turns=1))["delegation_id"])
 
-    result = await b.delegate(tools=[DELEGATE], budget_usd="0.50")
+    result = await b.delegate(tools=[DELEGATE, STATUS], budget_usd="0.50")
 
-    by_argument, by_meta, by_resume = read(b.claude.message_requests[-1])
+    by_argument, by_meta, by_resume, by_status = read(b.claude.message_requests[-1])
     assert "has no argument 'parent_id'" in by_argument
     assert "has no argument '_meta'" in by_meta
     assert by_resume.startswith(f"NOT_RESUMABLE: The delegation {stranger[0]} was not made by yours")
+    assert by_status.startswith(f"NOT_FOUND: You made no delegation '{stranger[0]}'")
     assert (result["status"], len(await b.kept())) == ("completed", 2)
     assert (await b.status(stranger[0]))["status"] == "max_turns"
 

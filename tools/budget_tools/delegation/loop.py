@@ -50,7 +50,7 @@ _CUT_BY: Mapping[OutputLimit, tuple[Status, str]] = {
     ),
 }
 
-_GO_ON = "You may go on with the task: you have at most {turns} more turns."
+_GO_ON = "You may go on with the task: you have at most {turns} more turn{s}."
 _NOT_RUN = "Not run: the delegation was stopped first. Ask again if it is still needed."
 
 _CANCELLED = Outcome(status="cancelled", hint="It was cancelled; what was in flight is settled. Resume it to go on.")
@@ -205,7 +205,8 @@ class Delegation:
         elif self._conversation.open_tool_uses():
             await self._say(self._conversation.results_of_interrupted())
         elif self._conversation.messages[-1].role == "assistant" and self._turns_taken < self.task.max_turns:
-            await self._say(notice(_GO_ON.format(turns=self.task.max_turns - self._turns_taken)))
+            turns = self.task.max_turns - self._turns_taken
+            await self._say(notice(_GO_ON.format(turns=turns, s="" if turns == 1 else "s")))
 
     async def _say(self, *messages: Message) -> None:
         await self._log.note_messages(*messages)

@@ -22,8 +22,8 @@ from budget_tools.cycles import remaining
 from budget_tools.delegation.claude import Claude
 from budget_tools.delegation.loop import Delegation, Means
 from budget_tools.delegation.records import Status, Task
-from budget_tools.delegation.recovery import settle_orphans
-from budget_tools.delegation.store import Call, DelegationStore, Orphan, Stored
+from budget_tools.delegation.recovery import INTERRUPTED, settle_orphans
+from budget_tools.delegation.store import Call, DelegationStore, Message, Orphan, Step, Stored
 from budget_tools.delegation.structured import OutputSchema
 from budget_tools.delegation.toolbox import Toolbox
 from budget_tools.delegation.views import Kept, View
@@ -157,21 +157,39 @@ class DelegationRunner:
             tools = await self._toolbox.open(before.task.tools)
             self._check_room()
             with anyio.CancelScope(shield=True):
-                messages = await self._store.conversation(delegation_id)
                 stored = await self._store.resume(
                     call, delegation_id, max_turns=max_turns, budget_microcents=budget_microcents
                 )
                 if stored.is_new:
-                    return self._run(Delegation(stored, messages, tools, means))
+                    return self._run(Delegation(stored, await self._conversation(delegation_id), tools, means))
             return await self._view(stored)
 
-    async def find(self, tenant: str, delegation_id: str) -> View:
+    async def _conversation(self, delegation_id: str) -> Sequence[Message]:
+        """Read the conversation of a delegation that was just resumed here; without it, it does not run."""
+        try:
+            return await self._store.conversation(delegation_id)
+        except BudgetError:
+            await self._store.write(delegation_id, Step(outcome=INTERRUPTED))
+            raise
+
+    async def find(self, tenant: str, delegation_id: str, *, parent_id: str = "") -> View:
         """Give a delegation as it stands, whichever process runs it or ran it.
 
+        Args:
+            tenant: whose delegation.
+            delegation_id: which one.
+            parent_id: the delegation whose sub-agent asks, to which only those exist that it made; ``""`` for a host.
+
         Raises:
-            InvalidArgumentError: ``NOT_FOUND``: the tenant has none of this id.
+            InvalidArgumentError: ``NOT_FOUND``: there is none of this id.
         """
-        return await self._view(await self._store.find(tenant, delegation_id))
+        return await self._view(await self._find(tenant, delegation_id, parent_id))
+
+    async def _find(self, tenant: str, delegation_id: str, parent_id: str) -> Stored:
+        stored = await self._store.find(tenant, delegation_id)
+        if parent_id and stored.parent_id != parent_id:
+            raise InvalidArgumentError(f"You made no delegation {delegation_id!r}.", code="NOT_FOUND")
+        return stored
 
     async def list(
         self, tenant: str, *, status: Status | None = None, limit: int = 20, cursor: str = ""
@@ -183,13 +201,13 @@ class DelegationRunner:
         """
         return await self._store.list(tenant, status=status, limit=limit, cursor=cursor)
 
-    async def cancel(self, tenant: str, delegation_id: str) -> None:
+    async def cancel(self, tenant: str, delegation_id: str, *, parent_id: str = "") -> None:
         """Stop a delegation, whichever process runs it; what is in flight is settled.
 
         Raises:
-            InvalidArgumentError: ``NOT_FOUND``.
+            InvalidArgumentError: ``NOT_FOUND``, as in ``find``.
         """
-        await self._store.find(tenant, delegation_id)
+        await self._find(tenant, delegation_id, parent_id)
         here = self._running.get(delegation_id)
         if here is not None:
             here.stop.request()
