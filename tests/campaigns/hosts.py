@@ -80,7 +80,7 @@ class Host:
 
     async def warm_up(self) -> None:
         """Have the process import what a delegation needs: a task that is refused, but late."""
-        assert "no-such-model" in await self.refused("delegate_to_claude", task="Do it.", model="no-such-model")
+        assert "nowhere" in await self.refused("delegate_to_claude", task="Do it.", tools=["nowhere__tool"])
 
     async def kill(self) -> None:
         """Kill it as an operating system does, and wait until it is gone."""
