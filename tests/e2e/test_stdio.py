@@ -218,8 +218,11 @@ async def test_a_delegation_stops_cleanly_where_the_budget_ends(
     """The budget holds: an endless loop ends with a partial answer, no error, and nothing overspent."""
     environment["BUDGET_USD"] = "0.05"
 
+    parts = ("chain-11", "pads-disc", "tube-700", "bell-brass", "saddle-03")
+
     def endless(_request: Mapping[str, Any], number: int) -> Turn:
-        return Turn(text=f"Look {number}.", tool_calls=(ToolCall("workshop__list_parts"),))
+        look = ToolCall("workshop__part_details", {"part": parts[number % len(parts)]})
+        return Turn(text=f"Look {number}.", tool_calls=(look,))
 
     with anyio.fail_after(60):
         async with ScriptedClaude(endless) as endpoint:
