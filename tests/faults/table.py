@@ -170,6 +170,7 @@ def _away(moment: Moment, how: str, fate: Fate, **how_to: object) -> Case:
 
 
 _WRITTEN = "after the answer is written down"
+SPEND_WRITTEN = "after the spend is written down"
 _REMOTE: dict[str, object] = {"on": ("remote",)}
 _DONE: dict[str, object] = {"script": [ANSWER], "status": "completed"}
 
@@ -227,10 +228,8 @@ CASES: Sequence[Case] = [
     _killed_at("before the reserve", "before the reserve", "nothing"),
     _killed_at("reserved, not sent", "after the reserve", "expired", lapses=True),
     # Nothing was sent, but nobody can know that: what is written down may have left.
-    _killed_at("reserved, not sent", "after the spend is written down", "bound"),
-    _killed_at(
-        "reserved, not sent", "after the spend is written down", "bound", ", long ago", lapses=True, is_event=True,
-    ),
+    _killed_at("reserved, not sent", SPEND_WRITTEN, "bound"),
+    _killed_at("reserved, not sent", SPEND_WRITTEN, "bound", ", long ago", lapses=True, is_event=True),
     _killed_at("reserved, not sent", "after the departure", "bound"),
     _killed("sent, no answer", "no headers", "bound", script=[HELD], is_killed_while_held=True),
     _killed(
