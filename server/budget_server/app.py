@@ -1,7 +1,7 @@
 """The MCP server: the one list of what is exposed, and how bad input is answered."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -21,7 +21,7 @@ from budget_tools import (
     reserve_budget,
 )
 from budget_tools.answers import failure
-from budget_tools.errors import BudgetError, InvalidArgumentError
+from budget_tools.errors import BudgetError, ConfigurationError, InvalidArgumentError
 from budget_tools.toolkit import Toolkit
 
 DISTRIBUTION = "cycles-budget-mcp"
@@ -35,11 +35,18 @@ TOOLS: tuple[Tool, ...] = (
     list_delegations.TOOL,
 )
 
+CORE = ("estimate_cost", "reserve_budget", "commit_usage", "delegate_to_claude", "delegation_status")
+"""What ``BUDGET_TOOLS=core`` exposes: every tool costs its host's model context, on every turn."""
+
 INSTRUCTIONS = (
-    "Spend money safely. Before work that costs: estimate_cost tells the price, reserve_budget holds the money, "
-    "commit_usage settles with what was really used. delegate_to_claude hands a whole task to a Claude sub-agent that "
-    "cannot overspend. A DENY holds nothing: do not spend then."
+    "Spend money safely.",
+    "Before work that costs, estimate_cost tells the price.",
+    "reserve_budget holds the money, commit_usage settles with what was really used.",
+    "delegate_to_claude hands a whole task to a Claude sub-agent that cannot overspend.",
+    "A DENY holds nothing: do not spend then.",
+    "Amounts in results are {unit, amount, usd}.",
 )
+"""What hosts tell their model of this server; what speaks of tools that are not exposed is left out."""
 
 
 _REWORDED = (
@@ -53,8 +60,8 @@ _REWORDED = (
 class BudgetServer(MCPServer[Toolkit]):
     """An MCP server whose refusals are one clear sentence with a stable code."""
 
-    def __init__(self, toolkit: Toolkit) -> None:
-        self._arguments = {tool.name: frozenset(tool.parameters.get("properties", {})) for tool in TOOLS}
+    def __init__(self, toolkit: Toolkit, tools: Sequence[Tool] = TOOLS) -> None:
+        self._arguments = {tool.name: frozenset(tool.parameters.get("properties", {})) for tool in tools}
 
         @asynccontextmanager
         async def lifespan(_: MCPServer[Toolkit]) -> AsyncIterator[Toolkit]:
@@ -64,9 +71,9 @@ class BudgetServer(MCPServer[Toolkit]):
         super().__init__(
             DISTRIBUTION,
             title="Cycles budget",
-            instructions=INSTRUCTIONS,
+            instructions=_instructions(self._arguments),
             version=version(DISTRIBUTION),
-            tools=list(TOOLS),
+            tools=list(tools),
             lifespan=lifespan,
             log_level="WARNING",
         )
@@ -110,6 +117,28 @@ def _first_problem(error: ValidationError) -> InvalidArgumentError:
     return InvalidArgumentError(f"{where}: {what}.")
 
 
-def create_server(toolkit: Toolkit) -> BudgetServer:
+def chosen_tools(choice: str) -> tuple[Tool, ...]:
+    """Give the tools that a setting names: ``core``, ``all``, names of tools, or several of these with commas.
+
+    Raises:
+        ConfigurationError: there is no such tool.
+    """
+    known = {tool.name: tool for tool in TOOLS}
+    sets = {"core": CORE, "all": tuple(known)}
+    named = [name.strip() for name in choice.split(",") if name.strip()]
+    names = [name for each in named for name in sets.get(each, (each,))]
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        wrong = f"there is no tool {', '.join(map(repr, unknown))}" if unknown else "it names no tool"
+        raise ConfigurationError(f"BUDGET_TOOLS is wrong: {wrong}; say core, all, or some of {', '.join(known)}.")
+    return tuple(tool for name, tool in known.items() if name in names)
+
+
+def _instructions(exposed: Collection[str]) -> str:
+    hidden = [tool.name for tool in TOOLS if tool.name not in exposed]
+    return " ".join(each for each in INSTRUCTIONS if not any(name in each for name in hidden))
+
+
+def create_server(toolkit: Toolkit, tools: Sequence[Tool] = TOOLS) -> BudgetServer:
     """Build the server over a process's services; the caller owns and closes them."""
-    return BudgetServer(toolkit)
+    return BudgetServer(toolkit, tools)

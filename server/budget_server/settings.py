@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     budget_depth: Annotated[int, Field(ge=0)] = Field(
         0, description="How deep this process is nested; a delegation sets it for the servers of its tools."
     )
+    budget_tools: str = Field(
+        "all", description="Which tools hosts see: core, all, names of tools, or several with commas."
+    )
     budget_prices: Path | None = Field(None, description="TOML file of prices that override the built-in ones.")
 
     @field_validator(*(f"cycles_{level}" for level in LEVELS))

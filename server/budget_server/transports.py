@@ -7,7 +7,7 @@ import sys
 
 import anyio
 
-from budget_server.app import BudgetServer, create_server
+from budget_server.app import BudgetServer, chosen_tools, create_server
 from budget_server.services import Services
 from budget_server.settings import Settings
 from budget_server.stdio import run_stdio
@@ -26,8 +26,9 @@ def serve_stdio(settings: Settings) -> int:
     Raises:
         ConfigurationError: a setting is wrong; nothing was served.
     """
+    tools = chosen_tools(settings.budget_tools)
     services = Services(settings)
-    server = create_server(services)
+    server = create_server(services, tools)
     return anyio.run(_serve_stdio, server, services)
 
 

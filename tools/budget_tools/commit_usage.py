@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from mcp.types import CallToolResult
-from pydantic import BaseModel, Field, WithJsonSchema
+from pydantic import BaseModel, Field
 
 from budget_tools.amounts import PricedAmount, stated_amount
 from budget_tools.answers import answer
@@ -15,19 +15,7 @@ from budget_tools.registration import make_tool
 from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
 from budget_tools.usage import TokenUsage
 
-UsageArgument = Annotated[
-    dict[str, Any] | None,
-    WithJsonSchema(
-        {
-            "type": ["object", "null"],
-            "properties": {
-                name: {"type": "integer", "minimum": 0}
-                for name in ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-            },
-            "default": None,
-        }
-    ),
-]
+UsageArgument = dict[str, Any] | None
 """The usage object of a Messages answer, as it came; fields that cost nothing are ignored."""
 
 
@@ -46,18 +34,20 @@ class CommitUsageResult(BaseModel):
 async def commit_usage(
     ctx: ToolContext,
     reservation_id: Annotated[str, Field(description="From reserve_budget.", min_length=1, max_length=128)],
-    usd: Annotated[UsdMicrocents, Field(description="Dollars really spent.")] = None,
-    amount: Annotated[Amount, Field(description="Instead of usd: a whole number of unit.")] = None,
-    unit: Annotated[str, Field(description="The reservation's unit.")] = "",
-    model: Annotated[str, Field(description="Instead of usd: the Claude model, with usage; priced here.")] = "",
-    usage: Annotated[UsageArgument, Field(description="With model: the usage object of the Messages answer.")] = None,
-    latency_ms: Annotated[Amount, Field(description="How long the work took.")] = None,
-    metadata: Annotated[dict[str, Any] | None, Field(description="Anything to keep with the record.")] = None,
-    idempotency_key: Annotated[str, Field(description="Repeat it to repeat the call safely.", max_length=256)] = "",
+    usd: Annotated[UsdMicrocents, Field(description="Dollars spent.")] = None,
+    amount: Amount = None,
+    unit: Annotated[str, Field(description="The reservation's.")] = "",
+    model: Annotated[str, Field(description="Prices usage.")] = "",
+    usage: Annotated[
+        UsageArgument, Field(description="The Messages answer's: {input_tokens, output_tokens, ...}")
+    ] = None,
+    latency_ms: Amount = None,
+    metadata: Annotated[dict[str, Any] | None, Field(description="Kept with the record.")] = None,
+    idempotency_key: Annotated[str, Field(description="Repeat it to repeat safely.", max_length=256)] = "",
 ) -> Annotated[CallToolResult, CommitUsageResult]:
-    """Settle a reservation with what was really spent; the rest goes back to the budget.
+    """Settle a reservation, once, with what was really spent; the rest goes back.
 
-    Say the amount once: usd, amount with unit, or model with usage. A reservation is settled once.
+    Say the amount once: usd, amount with unit, or model with usage.
     """
     kit = toolkit_of(ctx)
     measured = TokenUsage.from_api(usage) if usage is not None else None

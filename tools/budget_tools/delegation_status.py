@@ -17,10 +17,10 @@ CANCEL_SECONDS = 3.0
 async def delegation_status(
     ctx: ToolContext,
     delegation_id: Annotated[str, Field(description="From delegate_to_claude.", min_length=1, max_length=128)],
-    wait_seconds: Annotated[int, Field(strict=True, ge=0, le=MAX_WAIT_SECONDS, description="Most to wait for it.")] = 0,
-    cancel: Annotated[bool, Field(strict=True, description="Stop it; what is in flight is settled.")] = False,
+    wait_seconds: Annotated[int, Field(strict=True, ge=0, le=MAX_WAIT_SECONDS, description="Most to wait.")] = 0,
+    cancel: Annotated[bool, Field(strict=True, description="Stop it.")] = False,
 ) -> Annotated[CallToolResult, DelegationResult]:
-    """Wait for a running delegation, look at it, or cancel it; the answer is the one of delegate_to_claude."""
+    """Wait for a delegation, look at it, or cancel it; answers as delegate_to_claude does."""
     kit = toolkit_of(ctx)
     parent_id = parent_of(ctx)
     delegation = await kit.delegations.find(kit.subject.tenant, delegation_id, parent_id=parent_id)
@@ -32,4 +32,4 @@ async def delegation_status(
     return answer(result, show(result))
 
 
-TOOL = make_tool(delegation_status, title="Delegation status", is_idempotent=True)
+TOOL = make_tool(delegation_status, title="Delegation status", is_idempotent=True, result_of="delegate_to_claude")

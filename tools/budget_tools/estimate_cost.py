@@ -67,28 +67,22 @@ class _Call(BaseModel):
 
 async def estimate_cost(
     ctx: ToolContext,
-    model: Annotated[str, Field(description="Exact Claude model id; the server's default if left out.")] = "",
-    models: Annotated[
-        list[str], Field(description="Instead of model: several to compare.", max_length=MAX_MODELS)
-    ] = [],  # noqa: B006 - never changed
-    prompt: Annotated[str, Field(description="The prompt, if it is one text.")] = "",
-    messages: Annotated[list[dict[str, Any]] | None, Field(description="Or: Messages API messages.")] = None,
-    input_tokens: Annotated[Amount, Field(description="Or: the prompt's tokens, if known.")] = None,
-    system: Annotated[str, Field(description="System prompt that goes with it.")] = "",
-    tools: Annotated[list[dict[str, Any]] | None, Field(description="Tool definitions that go with it.")] = None,
+    model: Annotated[str, Field(description="Exact model id, else the server's.")] = "",
+    models: Annotated[list[str], Field(description="Several, to compare.", max_length=MAX_MODELS)] = [],  # noqa: B006 - never changed
+    prompt: str = "",
+    messages: Annotated[list[dict[str, Any]] | None, Field(description="Messages API messages.")] = None,
+    input_tokens: Annotated[Amount, Field(description="Of the whole prompt, if known.")] = None,
+    system: str = "",
+    tools: Annotated[list[dict[str, Any]] | None, Field(description="Messages API tools.")] = None,
     max_output_tokens: Annotated[
         int, Field(strict=True, ge=1, le=MAX_OUTPUT_TOKENS, description="The call's max_tokens.")
     ] = 4_096,
-    expected_output_tokens: Annotated[
-        Amount, Field(description="For 'expected'; a quarter of the limit if left out.")
-    ] = None,
-    turns: Annotated[
-        int, Field(strict=True, ge=1, le=MAX_TURNS, description="Turns of a loop that keeps its context.")
-    ] = 1,
+    expected_output_tokens: Annotated[Amount, Field(description="Default: a quarter of that.")] = None,
+    turns: Annotated[int, Field(strict=True, ge=1, le=MAX_TURNS, description="Of a loop that keeps its context.")] = 1,
 ) -> Annotated[CallToolResult, EstimateCostResult]:
-    """Price a call to Claude before making it: expected cost, worst case, and whether the budget bears it.
+    """Price a call to Claude: expected cost, worst case, and whether the budget bears it.
 
-    Give the prompt in one way: prompt, messages or input_tokens. Nothing is sent to a model and nothing is reserved.
+    Give the prompt as prompt, messages or input_tokens. Nothing is sent to a model or reserved.
     """
     kit = toolkit_of(ctx)
     chosen = _models(model, models, kit.default_model)
@@ -270,4 +264,4 @@ def _text(result: EstimateCostResult, turns: int) -> str:
     return "\n".join(lines)
 
 
-TOOL = make_tool(estimate_cost, title="Estimate cost", is_read_only=True, is_idempotent=True, always_load=True)
+TOOL = make_tool(estimate_cost, title="Estimate cost", is_read_only=True, always_load=True)

@@ -84,4 +84,4 @@ def _moment(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1_000, UTC).isoformat(timespec="seconds")
 
 
-TOOL = make_tool(list_delegations, title="List delegations", is_read_only=True, is_idempotent=True)
+TOOL = make_tool(list_delegations, title="List delegations", is_read_only=True)

@@ -9,6 +9,8 @@ from typing import Any
 from mcp.server.mcpserver.tools import Tool
 from mcp.types import ToolAnnotations
 
+from budget_tools.money import MAX_AMOUNT
+
 _Schema = dict[str, Any]
 
 
@@ -18,10 +20,11 @@ def make_tool(
     title: str,
     is_read_only: bool = False,
     is_destructive: bool = False,
-    is_idempotent: bool,
+    is_idempotent: bool = False,
     is_open_world: bool = False,
     always_load: bool = False,
     max_result_characters: int | None = None,
+    result_of: str = "",
 ) -> Tool:
     """Build a tool from its function; name, description and schemas come from there.
 
@@ -34,6 +37,7 @@ def make_tool(
         is_open_world: it reaches beyond this server and its authority.
         always_load: hosts that load tools on demand should have this one at hand.
         max_result_characters: how long a result such a host should show whole.
+        result_of: the tool whose published schema describes this one's result as well.
     """
     meta: dict[str, Any] = {}
     if always_load:
@@ -45,54 +49,94 @@ def make_tool(
         title=title,
         annotations=ToolAnnotations(
             read_only_hint=is_read_only,
-            destructive_hint=is_destructive,
-            idempotent_hint=is_idempotent,
+            # Where nothing is changed, these two mean nothing (MCP, ToolAnnotations).
+            destructive_hint=None if is_read_only else is_destructive,
+            idempotent_hint=None if is_read_only else is_idempotent,
             open_world_hint=is_open_world,
         ),
         meta=meta or None,
     )
-    tool.parameters = _compact(tool.parameters, is_result=False)
+    tool.description = " ".join(tool.description.split())
+    tool.parameters = _brief_input(_inlined(tool.parameters))
     assert tool.fn_metadata.output_schema is not None, f"{tool.name} returns no model"
-    tool.fn_metadata.output_schema = _compact(tool.fn_metadata.output_schema, is_result=True)
+    tool.fn_metadata.output_schema = (
+        {"type": "object", "description": f"As of {result_of}"}
+        if result_of
+        else _brief_result(_inlined(tool.fn_metadata.output_schema))
+    )
     return tool
 
 
-def _compact(schema: _Schema, *, is_result: bool) -> _Schema:
-    """Put definitions where they are used, and drop generated titles and defaults of null.
-
-    In a result, what is ``None`` is left out (``answers.py``): there nothing is nullable, and no default needs saying.
-    """
+def _inlined(schema: _Schema) -> _Schema:
+    """Put definitions where they are used, and drop the titles that pydantic makes of the names."""
     definitions: Mapping[str, _Schema] = schema.get("$defs", {})
 
-    def shorten(part: _Schema) -> _Schema:
+    def inline(part: _Schema) -> _Schema:
         if "$ref" in part:
             # No model of ours contains itself, so this ends.
             definition = definitions[part["$ref"].removeprefix("#/$defs/")]
-            return shorten({**_without(definition, "description"), **_without(part, "$ref")})
-        dropped = {"title", "$defs", *(("default",) if is_result or part.get("default", "") is None else ())}
-        short: _Schema = {}
-        for key, value in _without(part, *dropped).items():
+            return inline({**_without(definition, "description"), **_without(part, "$ref")})
+        inlined: _Schema = {}
+        for key, value in _without(part, "title", "$defs").items():
             if key == "properties":
-                short[key] = {name: shorten(each) for name, each in value.items()}
+                inlined[key] = {name: inline(each) for name, each in value.items()}
             elif key in ("items", "additionalProperties") and isinstance(value, dict):
-                short[key] = shorten(value)
+                inlined[key] = inline(value)
             elif key == "anyOf":
-                short |= _alternatives([shorten(each) for each in value], is_result=is_result)
+                inlined |= _alternatives([inline(each) for each in value])
             else:
-                short[key] = value
-        return short
+                inlined[key] = value
+        return inlined
 
-    return shorten(schema)
+    return inline(schema)
 
 
-def _alternatives(schemas: list[_Schema], *, is_result: bool) -> _Schema:
-    null = {"type": "null"}
-    others = [schema for schema in schemas if schema != null]
-    if len(others) == 1 and is_result:
+def _alternatives(schemas: list[_Schema]) -> _Schema:
+    """Say what may be given or answered; that it may be left out is said by not requiring it, instead of by null."""
+    others = [schema for schema in schemas if schema != {"type": "null"}]
+    if len(others) == 1:
         return others[0]
-    if len(others) == 1 and isinstance(others[0].get("type"), str):
-        return {**others[0], "type": [others[0]["type"], "null"]}
-    return {"anyOf": schemas}
+    if all(set(each) == {"type"} for each in others):
+        return {"type": [each["type"] for each in others]}
+    return {"anyOf": others}
+
+
+def _brief_input(part: _Schema) -> _Schema:
+    """Leave out what nobody would do otherwise: empty defaults, texts that are not empty, integers of 64 bits."""
+    brief: _Schema = {}
+    for key, value in part.items():
+        if key == "properties":
+            brief[key] = {name: _brief_input(each) for name, each in value.items()}
+        elif key == "items":
+            brief[key] = _brief_input(value)
+        elif not _is_implied(key, value):
+            brief[key] = value
+    return brief
+
+
+def _is_implied(key: str, value: object) -> bool:
+    return (
+        (key == "default" and (value is None or value is False or value in ("", [])))
+        or (key == "minLength" and value == 1)
+        or (key == "maximum" and value == MAX_AMOUNT)
+        or (key == "additionalProperties" and isinstance(value, bool))
+    )
+
+
+def _brief_result(schema: _Schema) -> _Schema:
+    """Name what a result holds; what is within its lists is said in words.
+
+    A published schema may be wider than the results, but never narrower.
+    """
+    properties = {name: _brief_field(each) for name, each in schema["properties"].items()}
+    return {"type": "object", "properties": properties}
+
+
+def _brief_field(field: _Schema) -> _Schema:
+    named = field.get("items", {}).get("properties")
+    if named:
+        return {"description": f"Each {{{', '.join(named)}}}"}
+    return {"enum": field["enum"]} if "enum" in field else {}
 
 
 def _without(schema: _Schema, *keys: str) -> _Schema:

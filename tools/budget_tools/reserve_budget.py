@@ -15,7 +15,7 @@ from budget_tools.errors import AuthorityUnavailableError, InvalidArgumentError
 from budget_tools.ids import time_ordered_id
 from budget_tools.money import USD_MICROCENTS, Amount, Money, UsdMicrocents
 from budget_tools.registration import make_tool
-from budget_tools.subjects import Subject, SubjectArgument
+from budget_tools.subjects import Subject, WhoseBudget
 from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
 
 MAX_TTL_SECONDS = 86_400
@@ -43,31 +43,25 @@ class ReserveBudgetResult(BaseModel):
 
 async def reserve_budget(
     ctx: ToolContext,
-    usd: Annotated[UsdMicrocents, Field(description="Dollars to hold, such as 0.05.")] = None,
-    amount: Annotated[Amount, Field(description="Instead of usd: a whole number of unit.")] = None,
+    usd: Annotated[UsdMicrocents, Field(description="Dollars, such as 0.05.")] = None,
+    amount: Amount = None,
     unit: Annotated[str, Field(description="USD_MICROCENTS (10^-8 USD), TOKENS, CREDITS or RISK_POINTS.")] = "",
-    model: Annotated[str, Field(description="Instead of usd: the worst case of one call to this Claude model.")] = "",
-    input_tokens: Annotated[Amount, Field(description="With model: tokens of the prompt.")] = None,
-    max_output_tokens: Annotated[Amount, Field(description="With model: the call's max_tokens.")] = None,
-    action_kind: Annotated[
-        str, Field(description="What the money is for.", min_length=1, max_length=64)
-    ] = "llm.completion",
-    action_name: Annotated[str, Field(description="Its name, such as the model.", max_length=256)] = "",
+    model: Annotated[str, Field(description="Holds the worst case of a call to it.")] = "",
+    input_tokens: Annotated[Amount, Field(description="Of the call's prompt.")] = None,
+    max_output_tokens: Annotated[Amount, Field(description="The call's max_tokens.")] = None,
+    action_kind: Annotated[str, Field(description="What it is for.", min_length=1, max_length=64)] = "llm.completion",
+    action_name: Annotated[str, Field(max_length=256)] = "",
     tags: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=10)] = [],  # noqa: B006 - never changed
-    subject: Annotated[SubjectArgument | None, Field(description="Whose budget; the server's own if left out.")] = None,
-    ttl_seconds: Annotated[
-        int, Field(strict=True, ge=1, le=MAX_TTL_SECONDS, description="How long to hold it; less may be granted.")
-    ] = 60,
-    overage_policy: Annotated[
-        OveragePolicy, Field(description="What a commit above the reservation may do.")
-    ] = "ALLOW_IF_AVAILABLE",
-    dry_run: Annotated[bool, Field(strict=True, description="Only ask; hold nothing.")] = False,
-    idempotency_key: Annotated[str, Field(description="Repeat it to repeat the call safely.", max_length=256)] = "",
+    subject: WhoseBudget = None,
+    ttl_seconds: Annotated[int, Field(strict=True, ge=1, le=MAX_TTL_SECONDS, description="Less may be granted.")] = 60,
+    overage_policy: Annotated[OveragePolicy, Field(description="For a commit above it.")] = "ALLOW_IF_AVAILABLE",
+    dry_run: Annotated[bool, Field(strict=True, description="Only ask.")] = False,
+    idempotency_key: Annotated[str, Field(description="Repeat it to repeat safely.", max_length=256)] = "",
 ) -> Annotated[CallToolResult, ReserveBudgetResult]:
     """Hold budget before spending it, then settle with commit_usage.
 
-    Say the amount once: usd, amount with unit, or model with input_tokens and max_output_tokens. DENY is an answer:
-    nothing is held, do not spend. What is not committed before expires_at goes back by itself.
+    Say the amount once: usd, amount with unit, or model with input_tokens and max_output_tokens. DENY holds nothing: do
+    not spend. What is not committed by expires_at goes back.
     """
     kit = toolkit_of(ctx)
     priced = _amount(

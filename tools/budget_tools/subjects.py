@@ -1,9 +1,9 @@
 """Who spends: the subject of this server, narrowed by what a call names."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from budget_tools.errors import InvalidArgumentError
 from budget_tools.scopes import LEVEL_VALUE, LEVELS, derive_scopes
@@ -25,9 +25,20 @@ class SubjectArgument(BaseModel):
     workflow: str = ""
     agent: str = ""
     toolset: str = ""
-    dimensions: dict[str, str] = Field(
-        default_factory=dict, description="Free labels for reports; they move no budget."
-    )
+    dimensions: dict[str, str] = Field(default_factory=dict)
+    """Free labels for reports; they move no budget."""
+
+
+WhoseBudget = Annotated[
+    SubjectArgument | None,
+    WithJsonSchema(
+        {
+            "type": "object",
+            "description": f"Whose budget, else the server's: {{{', '.join(SubjectArgument.model_fields)}: {{}}}}",
+        }
+    ),
+]
+"""A tool's ``subject`` argument; its schema stands in several tools, hence says its levels in words."""
 
 
 class Subject:
