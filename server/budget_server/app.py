@@ -13,11 +13,16 @@ from mcp.types import CallToolResult, InputRequiredResult
 from pydantic import ValidationError
 
 from budget_tools import (
+    check_budget,
     commit_usage,
     delegate_to_claude,
     delegation_status,
     estimate_cost,
+    extend_reservation,
     list_delegations,
+    list_reservations,
+    record_usage,
+    release_budget,
     reserve_budget,
 )
 from budget_tools.answers import failure
@@ -33,6 +38,11 @@ TOOLS: tuple[Tool, ...] = (
     delegate_to_claude.TOOL,
     delegation_status.TOOL,
     list_delegations.TOOL,
+    release_budget.TOOL,
+    extend_reservation.TOOL,
+    record_usage.TOOL,
+    check_budget.TOOL,
+    list_reservations.TOOL,
 )
 
 CORE = ("estimate_cost", "reserve_budget", "commit_usage", "delegate_to_claude", "delegation_status")

@@ -7,7 +7,7 @@ import logging
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from budget_server.authority.budgets import allocate_first
+from budget_server.authority.budgets import all_budgets, allocate_first
 from budget_server.authority.refusals import LedgerUnavailableError
 from budget_server.authority.store import LedgerStore
 from budget_server.settings import Settings
@@ -150,6 +150,16 @@ class Services:
             max_seconds=60.0 * self._settings.budget_delegation_minutes,
             keep_days=self._settings.budget_keep_days,
         )
+
+    async def periods(self) -> dict[tuple[str, str], str]:
+        """How often budgets start anew; a Cycles server does not say."""
+        if self._store is None:
+            return {}
+        from budget_server.authority.client import EmbeddedCyclesClient
+
+        assert isinstance(self.cycles, EmbeddedCyclesClient)
+        found = await self.cycles.ledger.run(lambda ledger: all_budgets(ledger.db, self.subject.tenant))
+        return {(budget.scope, budget.unit): budget.period for budget in found}
 
     async def settle_orphans(self) -> None:
         """Settle what earlier processes left behind: commits that were not answered, and delegations of killed ones."""

@@ -13,7 +13,7 @@ from hosting import ALLOCATED, Environment, call, ledger_balance, text_of
 pytestmark = pytest.mark.anyio
 
 CARD_TOOLS = {"estimate_cost", "reserve_budget", "commit_usage", "delegate_to_claude"}
-READ_ONLY = {"estimate_cost", "list_delegations"}
+READ_ONLY = {"estimate_cost", "list_delegations", "check_budget", "list_reservations"}
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])

@@ -163,6 +163,13 @@ async def test_every_result_fits_the_schema_that_is_published_for_it(
                 delegated = await use("delegate_to_claude", task="Look.", tools=["workshop__*"])
                 await use("delegation_status", delegation_id=delegated["delegation_id"])
                 await use("list_delegations")
+                held = await use("reserve_budget", usd="0.70")
+                await use("extend_reservation", reservation_id=held["reservation_id"], seconds=60)
+                await use("list_reservations", limit=1)
+                await use("check_budget")
+                await use("release_budget", reservation_id=held["reservation_id"])
+                await use("record_usage", usd="0.01")
+                await use("record_usage", usd="9.99", overage_policy="REJECT")
 
     assert {tool for tool, _ in results} == {tool.name for tool in TOOLS}
     for tool, result in results:

@@ -2,9 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from budget_tools.errors import InvalidArgumentError
 from budget_tools.money import MAX_AMOUNT, UNITS, USD_MICROCENTS
+from budget_tools.usage import TokenUsage
+
+if TYPE_CHECKING:
+    from budget_tools.pricing import PriceBook
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +55,33 @@ def stated_amount(
     if not 0 <= amount <= MAX_AMOUNT:
         raise InvalidArgumentError(f"amount must be from 0 to {MAX_AMOUNT}.")
     return PricedAmount(unit=unit, amount=amount)
+
+
+def spent_amount(
+    prices: "PriceBook", *, usd: int | None, amount: int | None, unit: str, model: str, usage: TokenUsage | None
+) -> PricedAmount:
+    """Read what was spent: an amount, or a model with the usage that its answer reported, priced here.
+
+    Raises:
+        InvalidArgumentError: none of the ways was used, more than one, or one of them in part.
+        UsageError: the usage cannot be priced.
+    """
+    words = "model with usage"
+    by_model = bool(model) or usage is not None
+    stated = stated_amount(usd=usd, amount=amount, unit=unit, by_model=by_model, model_words=words)
+    if stated is not None:
+        return stated
+    if not model or usage is None:
+        raise InvalidArgumentError(f"To say the amount by price, give both of {words}.")
+    charge = prices.cost(model, usage)
+    return PricedAmount(unit=USD_MICROCENTS, amount=charge.amount_microcents, price_source=charge.price_source)
+
+
+def metrics_of(model: str, usage: TokenUsage | None) -> dict[str, object]:
+    """Give the protocol's metrics of a usage report (Cycles v0, StandardMetrics)."""
+    if usage is None:
+        return {}
+    return {"tokens_input": usage.prompt_tokens, "tokens_output": usage.output_tokens, "model_version": model}
 
 
 def require_one_way(what: str, ways: Mapping[str, bool]) -> None:

@@ -1,5 +1,7 @@
 """How a tool answers: a structured result for programs, and the same facts in a short text for a model to read."""
 
+from datetime import UTC, datetime
+
 from mcp.types import CallToolResult, TextContent
 from pydantic import BaseModel
 
@@ -16,6 +18,11 @@ def answer(result: BaseModel, text: str) -> CallToolResult:
         content=[TextContent(type="text", text=text)],
         structured_content=result.model_dump(mode="json", exclude_none=True),
     )
+
+
+def moment(at_ms: int) -> str:
+    """Show an instant, given in milliseconds since 1970, as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(at_ms / 1_000, UTC).isoformat(timespec="seconds")
 
 
 def failure(error: BudgetError) -> CallToolResult:

@@ -5,14 +5,14 @@ from typing import Annotated, Any, Literal
 from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
-from budget_tools.amounts import PricedAmount, stated_amount
+from budget_tools.amounts import metrics_of, spent_amount
 from budget_tools.answers import answer
+from budget_tools.balances import in_words, usage_warnings
 from budget_tools.cycles import body_of, tightest
-from budget_tools.errors import AuthorityUnavailableError, InvalidArgumentError
 from budget_tools.ids import time_ordered_id
-from budget_tools.money import USD_MICROCENTS, Amount, Money, UsdMicrocents
+from budget_tools.money import Amount, Money, UsdMicrocents
 from budget_tools.registration import make_tool
-from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
+from budget_tools.toolkit import ToolContext, toolkit_of
 from budget_tools.usage import TokenUsage
 
 UsageArgument = dict[str, Any] | None
@@ -28,6 +28,7 @@ class CommitUsageResult(BaseModel):
     remaining: Money | None = Field(None, description="What can still be reserved.")
     price_source: str = Field("", description="Whose prices, where usage was priced here.")
     idempotency_key: str
+    warnings: list[str] = []
     hint: str = ""
 
 
@@ -51,25 +52,18 @@ async def commit_usage(
     """
     kit = toolkit_of(ctx)
     measured = TokenUsage.from_api(usage) if usage is not None else None
-    actual = _amount(kit, usd=usd, amount=amount, unit=unit, model=model, usage=measured)
+    actual = spent_amount(kit.prices, usd=usd, amount=amount, unit=unit, model=model, usage=measured)
     key = idempotency_key or time_ordered_id()
-    metrics: dict[str, Any] = {"latency_ms": latency_ms} if latency_ms is not None else {}
-    if measured is not None:
-        metrics |= {
-            "tokens_input": measured.prompt_tokens,
-            "tokens_output": measured.output_tokens,
-            "model_version": model,
-        }
-    body = {"idempotency_key": key, "actual": actual.wire()}
+    metrics = metrics_of(model, measured)
+    if latency_ms is not None:
+        metrics["latency_ms"] = latency_ms
+    body: dict[str, Any] = {"idempotency_key": key, "actual": actual.wire()}
     if metrics:
         body["metrics"] = metrics
     if metadata:
         body["metadata"] = metadata
     response = await kit.cycles.commit_reservation(reservation_id, body)
-    try:
-        settled = body_of(response, f"commit reservation {reservation_id}")
-    except AuthorityUnavailableError as exc:
-        raise AuthorityUnavailableError(f"{exc.message}. Repeat the call with idempotency_key {key}.") from exc
+    settled = body_of(response, f"commit reservation {reservation_id}", key=key)
     charged = int(settled["charged"]["amount"])
     capped = charged < actual.amount
     result = CommitUsageResult(
@@ -79,30 +73,18 @@ async def commit_usage(
         remaining=tightest(settled.get("balances") or [], actual.unit),
         price_source=actual.price_source,
         idempotency_key=key,
+        warnings=usage_warnings(settled.get("balances") or []),
         hint="The budget could not cover all of it: it is over its limit until a person funds it." if capped else "",
     )
     return answer(result, _text(result, reservation_id))
-
-
-def _amount(
-    kit: Toolkit, *, usd: int | None, amount: int | None, unit: str, model: str, usage: TokenUsage | None
-) -> PricedAmount:
-    words = "model with usage"
-    by_model = bool(model) or usage is not None
-    stated = stated_amount(usd=usd, amount=amount, unit=unit, by_model=by_model, model_words=words)
-    if stated is not None:
-        return stated
-    if not model or usage is None:
-        raise InvalidArgumentError(f"To commit by price, give both of {words}.")
-    charge = kit.prices.cost(model, usage)
-    return PricedAmount(unit=USD_MICROCENTS, amount=charge.amount_microcents, price_source=charge.price_source)
 
 
 def _text(result: CommitUsageResult, reservation_id: str) -> str:
     released = f", {result.released} went back" if result.released is not None else ""
     left = f" {result.remaining} remains." if result.remaining is not None else ""
     hint = f" {result.hint}" if result.hint else ""
-    return f"COMMITTED: reservation {reservation_id} was charged {result.charged}{released}.{left}{hint}"
+    settled = f"COMMITTED: reservation {reservation_id} was charged {result.charged}{released}."
+    return f"{settled}{left}{hint}{in_words(result.warnings)}"
 
 
 TOOL = make_tool(commit_usage, title="Commit usage", is_idempotent=True, always_load=True)

@@ -33,8 +33,10 @@ MAX_PAGE = "200"
 
 _NO_BUDGET = "BUDGET_NOT_FOUND"
 
+NO_BUDGET_HINT = "No budget is set for this subject: a person sets one (BUDGET_USD for this server's own ledger)."
+
 _HINTS = {
-    _NO_BUDGET: "No budget is set for this subject: a person sets one (BUDGET_USD for this server's own ledger).",
+    _NO_BUDGET: NO_BUDGET_HINT,
     "BUDGET_EXCEEDED": "Ask for less, settle or release what is still reserved, or have a person raise the budget.",
     "BUDGET_FROZEN": "A person froze this budget; only they can unfreeze it.",
     "BUDGET_CLOSED": "This budget is closed; use another subject.",
@@ -111,12 +113,13 @@ def error_from(error: "CyclesProtocolError", doing: str) -> AuthorityError:
     )
 
 
-def body_of(response: "CyclesResponse", doing: str) -> dict[str, Any]:
+def body_of(response: "CyclesResponse", doing: str, *, key: str = "") -> dict[str, Any]:
     """Give the body of a success.
 
     Args:
         response: the authority's answer.
         doing: what was asked, to begin the sentence of an error: ``"commit reservation r-1"``.
+        key: the idempotency key that a repetition of the call needs, if any.
 
     Raises:
         AuthorityUnavailableError: no definite answer; the same idempotency key may be sent again.
@@ -127,8 +130,9 @@ def body_of(response: "CyclesResponse", doing: str) -> dict[str, Any]:
     body = response.body or {}
     if response.is_transport_error or response.status >= 500:
         reason = body.get("message") or "it cannot be reached"
+        again = f". Repeat the call with idempotency_key {key}." if key else ""
         raise AuthorityUnavailableError(
-            f"The budget authority gave no definite answer to {doing}: {reason}", status=response.status
+            f"The budget authority gave no definite answer to {doing}: {reason}{again}", status=response.status
         )
     code = str(body.get("error") or f"HTTP_{response.status}")
     if response.status in (401, 403):
@@ -174,14 +178,23 @@ async def standing(client: "AsyncCyclesClient", subject: Subject, unit: str) -> 
     Raises:
         AuthorityError: the balances cannot be read.
     """
-    own: list[Mapping[str, Any]] = []
+    return _tightest_of(subject.own_balances(await all_balances(client, subject.tenant), unit), unit)
+
+
+async def all_balances(client: "AsyncCyclesClient", tenant: str) -> list[Mapping[str, Any]]:
+    """Give every balance of a tenant, as the protocol shows them.
+
+    Raises:
+        AuthorityError: the balances cannot be read.
+    """
+    found: list[Mapping[str, Any]] = []
     page = {"limit": MAX_PAGE}
     while True:
-        body = body_of(await client.get_balances(tenant=subject.tenant, **page), "read balances")
-        own += subject.own_balances(body.get("balances", []), unit)
+        body = body_of(await client.get_balances(tenant=tenant, **page), "read balances")
+        found += body.get("balances", [])
         # An authority that goes on without giving a cursor would be asked the same again and again.
         if not body.get("has_more") or not body.get("next_cursor") or body["next_cursor"] == page.get("cursor"):
-            return _tightest_of(own, unit)
+            return found
         page["cursor"] = body["next_cursor"]
 
 

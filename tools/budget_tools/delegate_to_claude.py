@@ -1,5 +1,7 @@
 """The tool ``delegate_to_claude``: hand a whole task to a Claude sub-agent that cannot overspend."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
@@ -7,10 +9,12 @@ from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
 from budget_tools.answers import answer
+from budget_tools.balances import in_words, usage_warnings
+from budget_tools.cycles import all_balances
 from budget_tools.delegation.records import PARENT_META, RESUMABLE, Status, Task, TurnRecord
-from budget_tools.errors import InvalidArgumentError
+from budget_tools.errors import AuthorityError, InvalidArgumentError
 from budget_tools.ids import time_ordered_id
-from budget_tools.money import Money, UsdMicrocents
+from budget_tools.money import USD_MICROCENTS, Money, UsdMicrocents
 from budget_tools.registration import make_tool
 from budget_tools.subjects import WhoseBudget
 from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
@@ -26,6 +30,9 @@ MAX_WAIT_SECONDS = 3_600
 SETTLE_SECONDS = 1.0
 """How long a cancelled call waits for the money of its delegation to be settled."""
 
+WARNING_SECONDS = 2.0
+"""How long an answer waits for the balances that it may warn of."""
+
 MAX_RESULT_CHARACTERS = 400_000
 
 
@@ -40,6 +47,7 @@ class DelegationResult(BaseModel):
     spent: Money
     spent_by_nested: Money | None = Field(None, description="Beside it: what delegations of its sub-agent cost.")
     remaining: Money | None = None
+    warnings: list[str] = []
     resumable: bool = False
     idempotency_key: str = ""
     hint: str = Field("", description="Why it stopped, and what to do next.")
@@ -59,7 +67,7 @@ async def delegate_to_claude(
         int, Field(strict=True, ge=1, le=MAX_OUTPUT_TOKENS, description="Per turn; each reserves them.")
     ] = DEFAULT_OUTPUT_TOKENS,
     budget_usd: Annotated[
-        UsdMicrocents, Field(description="Dollars it may spend, resumed and nested turns included.")
+        UsdMicrocents, Field(description="Dollars it may spend, resumed and nested included.")
     ] = None,
     tools: Annotated[list[str], Field(description="Allowed: server__tool or server__*.")] = [],  # noqa: B006 - never changed
     output_schema: Annotated[dict[str, Any] | None, Field(description="JSON schema of the answer, an object.")] = None,
@@ -116,7 +124,7 @@ async def delegate_to_claude(
         )
         delegation = await kit.delegations.start(delegated, key, parent_id=parent_of(ctx))
     await _wait_for(ctx, kit, delegation, wait_seconds)
-    result = describe(delegation, key)
+    result = describe(delegation, key, warnings=await warnings_for(kit, delegation))
     return answer(result, show(result))
 
 
@@ -152,7 +160,15 @@ async def follow(ctx: ToolContext, delegation: "View", wait_seconds: float) -> N
     await ctx.report_progress(delegation.steps, message=delegation.doing)
 
 
-def describe(delegation: "View", idempotency_key: str = "") -> DelegationResult:
+async def warnings_for(kit: Toolkit, delegation: "View") -> list[str]:
+    """Warn of the budgets that a delegation draws on; its answer is not lost where they cannot be read."""
+    subject = delegation.task.subject
+    with anyio.move_on_after(WARNING_SECONDS), suppress(AuthorityError):
+        return usage_warnings(subject.own_balances(await all_balances(kit.cycles, subject.tenant), USD_MICROCENTS))
+    return []
+
+
+def describe(delegation: "View", idempotency_key: str = "", *, warnings: Sequence[str] = ()) -> DelegationResult:
     """Give the result of a delegation as it stands."""
     outcome = delegation.outcome
     goes_on = f"It goes on: {delegation.doing}. Wait for it with delegation_status."
@@ -166,6 +182,7 @@ def describe(delegation: "View", idempotency_key: str = "") -> DelegationResult:
         spent=Money.microcents(delegation.spent_microcents),
         spent_by_nested=Money.microcents(nested) if nested else None,
         remaining=delegation.remaining,
+        warnings=list(warnings),
         resumable=outcome is not None and outcome.status in RESUMABLE,
         idempotency_key=idempotency_key,
         hint=goes_on if outcome is None else outcome.hint,
@@ -179,7 +196,7 @@ def show(result: DelegationResult) -> str:
     head = f"{result.status}: {turns}, {result.spent} spent{left} (delegation {result.delegation_id})."
     hint = f" {result.hint}" if result.hint else ""
     words = f"\n\nThe sub-agent's words:\n{result.text}" if result.text else ""
-    return f"{head}{hint}{words}"
+    return f"{head}{hint}{in_words(result.warnings)}{words}"
 
 
 TOOL = make_tool(

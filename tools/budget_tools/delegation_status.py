@@ -6,7 +6,15 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from budget_tools.answers import answer
-from budget_tools.delegate_to_claude import MAX_WAIT_SECONDS, DelegationResult, describe, follow, parent_of, show
+from budget_tools.delegate_to_claude import (
+    MAX_WAIT_SECONDS,
+    DelegationResult,
+    describe,
+    follow,
+    parent_of,
+    show,
+    warnings_for,
+)
 from budget_tools.registration import make_tool
 from budget_tools.toolkit import ToolContext, toolkit_of
 
@@ -28,7 +36,7 @@ async def delegation_status(
         await kit.delegations.cancel(kit.subject.tenant, delegation_id, parent_id=parent_id)
     with kit.delegations.following(delegation_id):
         await follow(ctx, delegation, max(wait_seconds, CANCEL_SECONDS) if cancel else wait_seconds)
-    result = describe(delegation)
+    result = describe(delegation, warnings=await warnings_for(kit, delegation))
     return answer(result, show(result))
 
 

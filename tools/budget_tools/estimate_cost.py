@@ -82,7 +82,7 @@ async def estimate_cost(
 ) -> Annotated[CallToolResult, EstimateCostResult]:
     """Price a call to Claude: expected cost, worst case, and whether the budget bears it.
 
-    Give the prompt as prompt, messages or input_tokens. Nothing is sent to a model or reserved.
+    Give the prompt as prompt, messages or input_tokens. Nothing is sent or reserved.
     """
     kit = toolkit_of(ctx)
     chosen = _models(model, models, kit.default_model)

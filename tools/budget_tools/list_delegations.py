@@ -1,12 +1,11 @@
 """The tool ``list_delegations``: find a delegation again, after a restart or when its id was lost."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
-from budget_tools.answers import answer
+from budget_tools.answers import answer, moment
 from budget_tools.delegation.records import RESUMABLE, Status
 from budget_tools.money import Money
 from budget_tools.registration import make_tool
@@ -53,8 +52,8 @@ async def list_delegations(
                 status=stored.status,
                 task=_beginning(stored.task.task),
                 spent=Money.microcents(stored.spent_microcents),
-                started_at=_moment(stored.created_at_ms),
-                changed_at=_moment(stored.updated_at_ms),
+                started_at=moment(stored.created_at_ms),
+                changed_at=moment(stored.updated_at_ms),
                 resumable=stored.status in RESUMABLE,
             )
             for stored in found
@@ -78,10 +77,6 @@ def show(result: DelegationList) -> str:
 def _beginning(task: str) -> str:
     line = " ".join(task.split())
     return line if len(line) <= MAX_TASK_CHARACTERS else f"{line[: MAX_TASK_CHARACTERS - 3]}..."
-
-
-def _moment(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1_000, UTC).isoformat(timespec="seconds")
 
 
 TOOL = make_tool(list_delegations, title="List delegations", is_read_only=True)

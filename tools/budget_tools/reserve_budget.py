@@ -1,6 +1,5 @@
 """The tool ``reserve_budget``: hold budget before spending it."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import anyio
@@ -9,9 +8,10 @@ from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
 from budget_tools.amounts import PricedAmount, stated_amount
-from budget_tools.answers import answer
+from budget_tools.answers import answer, moment
+from budget_tools.balances import in_words, usage_warnings
 from budget_tools.cycles import body_of, denial_of, remaining, tightest
-from budget_tools.errors import AuthorityUnavailableError, InvalidArgumentError
+from budget_tools.errors import InvalidArgumentError
 from budget_tools.ids import time_ordered_id
 from budget_tools.money import USD_MICROCENTS, Amount, Money, UsdMicrocents
 from budget_tools.registration import make_tool
@@ -38,6 +38,7 @@ class ReserveBudgetResult(BaseModel):
     retry_after_ms: int | None = None
     affected_scopes: list[str] = []
     idempotency_key: str
+    warnings: list[str] = Field([], description="Budgets that are largely used.")
     hint: str = Field("", description="What to do next.")
 
 
@@ -46,7 +47,7 @@ async def reserve_budget(
     usd: Annotated[UsdMicrocents, Field(description="Dollars, such as 0.05.")] = None,
     amount: Amount = None,
     unit: Annotated[str, Field(description="USD_MICROCENTS (10^-8 USD), TOKENS, CREDITS or RISK_POINTS.")] = "",
-    model: Annotated[str, Field(description="Holds the worst case of a call to it.")] = "",
+    model: Annotated[str, Field(description="Holds a call's worst case.")] = "",
     input_tokens: Annotated[Amount, Field(description="Of the call's prompt.")] = None,
     max_output_tokens: Annotated[Amount, Field(description="The call's max_tokens.")] = None,
     action_kind: Annotated[str, Field(description="What it is for.", min_length=1, max_length=64)] = "llm.completion",
@@ -137,20 +138,18 @@ async def _reserve(
             idempotency_key=key,
             hint=denied.hint,
         )
-    try:
-        held = body_of(response, "reserve")
-    except AuthorityUnavailableError as exc:
-        raise AuthorityUnavailableError(f"{exc.message}. Repeat the call with idempotency_key {key}.") from exc
+    held = body_of(response, "reserve", key=key)
     expires_at_ms = held.get("expires_at_ms")
     return ReserveBudgetResult(
         decision=held["decision"],
         reservation_id=held.get("reservation_id", ""),
         reserved=Money.of(priced.amount, priced.unit),
-        expires_at=datetime.fromtimestamp(expires_at_ms / 1_000, UTC).isoformat() if expires_at_ms is not None else "",
+        expires_at=moment(expires_at_ms) if expires_at_ms is not None else "",
         remaining=tightest(held.get("balances") or [], priced.unit),
         caps=held.get("caps"),
         affected_scopes=held.get("affected_scopes", []),
         idempotency_key=key,
+        warnings=usage_warnings(held.get("balances") or []),
         hint="" if expires_at_ms is None else "Settle with commit_usage when the cost is known.",
     )
 
@@ -165,7 +164,7 @@ def _text(result: ReserveBudgetResult, *, dry_run: bool) -> str:
         return f"{result.decision}: {result.reserved} would be held; nothing is, this was a dry run.{left}{caps}"
     return (
         f"{result.decision}: {result.reserved} held as reservation {result.reservation_id} until {result.expires_at}."
-        f"{left}{caps} {result.hint} (idempotency_key {result.idempotency_key})"
+        f"{left}{caps} {result.hint} (idempotency_key {result.idempotency_key}){in_words(result.warnings)}"
     )
 
 

@@ -80,6 +80,13 @@ class Subject:
         """Give the protocol's Subject."""
         return {**self.levels, **({"dimensions": self.dimensions} if self.dimensions else {})}
 
+    def related_balances(self, balances: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Keep the balances that spending by this subject draws on, and those within its scope."""
+        scopes = derive_scopes(self.levels)
+        return [
+            row for row in balances if row["scope_path"] in scopes or row["scope_path"].startswith(f"{scopes[-1]}/")
+        ]
+
     def own_balances(self, balances: Iterable[Mapping[str, Any]], unit: str) -> list[Mapping[str, Any]]:
         """Keep the balances that spending by this subject in this unit draws on."""
         scopes = set(derive_scopes(self.levels))

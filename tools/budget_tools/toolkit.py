@@ -4,6 +4,7 @@ Everything here is made once per process and on first use: a host starts this se
 conversations need only a part of it.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from mcp.server.mcpserver import Context
@@ -24,6 +25,9 @@ class Toolkit(Protocol):
     @property
     def cycles(self) -> "AsyncCyclesClient":
         """The budget authority, embedded or remote: the tools cannot tell which."""
+
+    async def periods(self) -> Mapping[tuple[str, str], str]:
+        """How often budgets start anew, by scope and unit, as far as that is known: the protocol does not say."""
 
     @property
     def prices(self) -> "PriceBook":

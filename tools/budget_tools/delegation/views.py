@@ -5,7 +5,7 @@ from typing import Protocol
 
 import anyio
 
-from budget_tools.delegation.records import TurnRecord
+from budget_tools.delegation.records import Task, TurnRecord
 from budget_tools.delegation.store import Outcome, Stored
 from budget_tools.money import Money
 
@@ -19,6 +19,10 @@ class View(Protocol):
     @property
     def id(self) -> str:
         """Its name."""
+
+    @property
+    def task(self) -> Task:
+        """What was delegated."""
 
     @property
     def outcome(self) -> Outcome | None:
@@ -69,6 +73,11 @@ class Kept:
     def id(self) -> str:
         """Its name."""
         return self._stored.delegation_id
+
+    @property
+    def task(self) -> Task:
+        """What was delegated."""
+        return self._stored.task
 
     @property
     def outcome(self) -> Outcome | None:

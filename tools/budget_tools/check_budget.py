@@ -1,0 +1,38 @@
+"""The tool ``check_budget``: what remains of each budget, and what became of the rest."""
+
+from typing import Annotated
+
+from mcp.types import CallToolResult
+from pydantic import BaseModel
+
+from budget_tools.answers import answer
+from budget_tools.balances import Balance, in_words, usage_warnings
+from budget_tools.cycles import NO_BUDGET_HINT, all_balances
+from budget_tools.registration import make_tool
+from budget_tools.subjects import WhoseBudget
+from budget_tools.toolkit import ToolContext, toolkit_of
+
+
+class CheckBudgetResult(BaseModel):
+    """Budgets by scope, the widest first."""
+
+    balances: list[Balance]
+    warnings: list[str] = []
+    hint: str = ""
+
+
+async def check_budget(ctx: ToolContext, subject: WhoseBudget = None) -> Annotated[CallToolResult, CheckBudgetResult]:
+    """See what remains: of every budget that spending draws on, the tightest decides, and of those below."""
+    kit = toolkit_of(ctx)
+    rows = kit.subject.narrowed(subject).related_balances(await all_balances(kit.cycles, kit.subject.tenant))
+    periods = await kit.periods()
+    result = CheckBudgetResult(
+        balances=[Balance.read(row, periods.get((row["scope_path"], row["remaining"]["unit"]), "")) for row in rows],
+        warnings=usage_warnings(rows),
+        hint="" if rows else NO_BUDGET_HINT,
+    )
+    text = "\n".join(map(str, result.balances)) or result.hint
+    return answer(result, f"{text}{in_words(result.warnings)}")
+
+
+TOOL = make_tool(check_budget, title="Check budget", is_read_only=True)
