@@ -1,7 +1,6 @@
 """The commands of the HTTP face: ``cycles-budget-mcp authority`` serves it, ``authority key …`` says who may use it."""
 
 import socket
-from ipaddress import ip_address
 from typing import Annotated
 
 import typer
@@ -11,14 +10,12 @@ from budget_server.authority.keys import ApiKey
 from budget_server.commands import date_text, local_settings, opened_ledger, plain_table, sentences, table_console
 from budget_server.services import open_ledger
 from budget_server.settings import Settings
-from budget_tools.errors import ConfigurationError, InvalidArgumentError
+from budget_server.sockets import base_url, is_loopback, listen
+from budget_tools.errors import InvalidArgumentError
 from budget_tools.scopes import LEVEL_VALUE
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 7878
 """The port is the reference server's."""
-
-BACKLOG = 2_048
-"""Most connections that wait to be accepted."""
 
 SHUTDOWN_SECONDS = 2
 """How long requests that are being answered keep an ending server alive."""
@@ -38,7 +35,7 @@ def authority(
     if context.invoked_subcommand is not None:
         return
     with sentences():
-        listener = _listen(host, port)
+        listener = listen(host, port)
         settings = local_settings()
         _serve(settings, listener)
 
@@ -88,23 +85,6 @@ def revoke(key: Annotated[str, typer.Argument(help="Its id, or how its secret st
     typer.echo(f"Key {revoked.key_id} of tenant {revoked.tenant} is revoked.")
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns delays off only on sockets that name their protocol; otherwise an answer may wait 40 ms for an ACK.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError as exc:
-        listener.close()
-        reason = exc.strerror.partition(" (while")[0] if exc.strerror else str(exc)
-        raise ConfigurationError(
-            f"Cannot listen on {host}:{port} ({reason}): free it, or choose another --host or --port."
-        ) from exc
-    return listener
-
-
 def _serve(settings: Settings, listener: socket.socket) -> None:
     import uvicorn  # here: no other command needs the HTTP stack
 
@@ -116,10 +96,8 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS
     )
-    host, port = listener.getsockname()[:2]
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    typer.echo(f"Cycles authority on http://{address} over {settings.budget_data_dir}", err=True)
-    if not ip_address(host).is_loopback:
+    typer.echo(f"Cycles authority on {base_url(listener)} over {settings.budget_data_dir}", err=True)
+    if not is_loopback(listener):
         typer.echo("Other machines can reach it, and there is no encryption: keys can be read on the way.", err=True)
     uvicorn.Server(config).run(sockets=[listener])
 

@@ -5,8 +5,14 @@ from typing import Annotated
 
 import typer
 
-from budget_server import authority_commands, budget_commands, check_command, delegation_commands, price_commands
-from budget_tools.errors import ConfigurationError
+from budget_server import (
+    authority_commands,
+    budget_commands,
+    check_command,
+    delegation_commands,
+    price_commands,
+    serve_command,
+)
 
 app = typer.Typer(
     help="Let an MCP host spend money safely. Without a command: the MCP server on standard input and output.",
@@ -34,22 +40,9 @@ def root(
 app.add_typer(budget_commands.app, name="budget")
 app.add_typer(authority_commands.app, name="authority")
 app.add_typer(delegation_commands.app, name="delegations")
+app.command()(serve_command.serve)
 app.command()(check_command.check)
 app.command()(price_commands.prices)
-
-
-@app.command()
-def serve() -> None:
-    """Serve MCP on standard input and output, as the program does without a command."""
-    from budget_server.settings import read_settings
-    from budget_server.transports import serve_stdio
-
-    try:
-        code = serve_stdio(read_settings())
-    except ConfigurationError as exc:
-        typer.echo(f"cycles-budget-mcp: {exc.message}", err=True)
-        raise typer.Exit(2) from None
-    raise typer.Exit(code)
 
 
 @app.command()

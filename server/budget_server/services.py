@@ -161,6 +161,16 @@ class Services:
         found = await self.cycles.ledger.run(lambda ledger: all_budgets(ledger.db, self.subject.tenant))
         return {(budget.scope, budget.unit): budget.period for budget in found}
 
+    async def check_authority(self) -> None:
+        """Ask the budget authority for a sign of life.
+
+        Raises:
+            AuthorityError: it refuses this server, or gives no answer.
+        """
+        from budget_tools.cycles import body_of
+
+        body_of(await self.cycles.get_balances(tenant=self.subject.tenant), "ask for balances")
+
     async def settle_orphans(self) -> None:
         """Settle what earlier processes left behind: commits that were not answered, and delegations of killed ones."""
         from budget_server.delegations.owners import may_have_orphans

@@ -1,21 +1,38 @@
-"""How the server's process lives and ends on each transport."""
+"""How the server's process lives and ends on each transport.
+
+What the process has is made before the first connection and closed after the last: no connection owns it.
+"""
 
 import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import anyio
+from anyio.abc import TaskStatus
 
 from budget_server.app import BudgetServer, chosen_tools, create_server
 from budget_server.services import Services
 from budget_server.settings import Settings
 from budget_server.stdio import run_stdio
 
+if TYPE_CHECKING:
+    import socket
+
+    import uvicorn
+
+    from budget_server.network import Door, Transport
+
 logger = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 1.5
 """How long an ending process settles what runs; hosts kill it two seconds after they asked."""
+
+FAREWELL_SECONDS = 0.4
+"""How long the last answers may then take to leave."""
 
 
 def serve_stdio(settings: Settings) -> int:
@@ -30,6 +47,21 @@ def serve_stdio(settings: Settings) -> int:
     services = Services(settings)
     server = create_server(services, tools)
     return anyio.run(_serve_stdio, server, services)
+
+
+def serve_http(
+    settings: Settings, listener: "socket.socket", transport: "Transport", *, allowed_hosts: Sequence[str] = ()
+) -> int:
+    """Serve any number of clients over HTTP until SIGTERM or SIGINT; returns the shell's 128 + signal.
+
+    Raises:
+        ConfigurationError: a setting is wrong; nothing was served.
+    """
+    from budget_server.network import create_app  # here: a start on stdio should not wait for the HTTP stack
+
+    services = Services(settings)
+    door = create_app(create_server(services), services, transport, allowed_hosts=allowed_hosts)
+    return anyio.run(_serve_http, door, services, listener, transport)
 
 
 async def _serve_stdio(server: BudgetServer, services: Services) -> int:
@@ -52,6 +84,57 @@ async def _end_on_signal(services: Services) -> None:
             sys.stderr.flush()
             # Where a thread reads standard input, it cannot be interrupted: an orderly way out would wait for ever.
             os._exit(128 + received)
+
+
+async def _serve_http(door: "Door", services: Services, listener: "socket.socket", transport: "Transport") -> int:
+    from budget_server.network import PATHS
+    from budget_server.sockets import base_url
+
+    web = _web_server(door)
+    code = 0
+
+    async def end_on_signal(*, task_status: TaskStatus[None]) -> None:
+        nonlocal code
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for received in signals:
+                code = 128 + received
+                door.shut()
+                await _settle(services)  # calls that wait for what is stopped now get their answers
+                await door.end()
+                web.should_exit = True
+                return
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(end_on_signal)
+        tasks.start_soon(services.settle_orphans)
+        sys.stderr.write(f"cycles-budget-mcp on {base_url(listener)}{PATHS[transport]}\n")
+        sys.stderr.flush()
+        await web.serve(sockets=[listener])
+        tasks.cancel_scope.cancel()
+    return code
+
+
+def _web_server(door: "Door") -> "uvicorn.Server":
+    import uvicorn
+
+    class WebServer(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Leave signals alone: money is settled before connections are closed."""
+            yield
+
+    return WebServer(
+        uvicorn.Config(
+            door,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=FAREWELL_SECONDS,  # type: ignore[arg-type]  # only compared and waited for
+        )
+    )
 
 
 async def _settle(services: Services) -> None:

@@ -1,0 +1,55 @@
+"""The command ``serve``: this server on standard input and output, or over HTTP."""
+
+import re
+from typing import Annotated, Literal
+
+import typer
+
+from budget_server.commands import sentences
+from budget_server.settings import read_settings
+from budget_server.sockets import listen
+from budget_tools.errors import InvalidArgumentError
+
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8765
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:]{2,39}\]")
+
+_NO_AUTHENTICATION = (
+    "Only loopback is listened on: whoever reaches this server spends its budget, and nothing asks who it is; "
+    "leave --host out."
+)
+
+
+def serve(
+    transport: Annotated[
+        Literal["stdio", "sse", "streamable-http"],
+        typer.Option(help="stdio, streamable-http (at /mcp), or sse (at /sse) for older clients."),
+    ] = "stdio",
+    host: Annotated[str, typer.Option(help="Over HTTP: the address to listen on.")] = DEFAULT_HOST,
+    port: Annotated[
+        int, typer.Option(help="Over HTTP: the port; 0 takes a free one.", min=0, max=65_535)
+    ] = DEFAULT_PORT,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Over HTTP: one more name that clients reach it by, such as that of a proxy; repeatable."),
+    ] = None,
+) -> None:
+    """Serve MCP: on standard input and output, as the program does without a command, or over HTTP."""
+    from budget_server.transports import serve_http, serve_stdio  # here: other commands need no MCP
+
+    names = allow_host or []
+    with sentences():
+        for name in names:
+            _check_name(name)
+        settings = read_settings()
+        if transport == "stdio":
+            code = serve_stdio(settings)
+        else:
+            listener = listen(host, port, beyond_loopback=_NO_AUTHENTICATION)
+            code = serve_http(settings, listener, transport, allowed_hosts=names)
+    raise typer.Exit(code)
+
+
+def _check_name(name: str) -> None:
+    if not _HOST_NAME.fullmatch(name):
+        raise InvalidArgumentError(f"--allow-host {name!r} is no host name: give it without scheme, port and path.")
