@@ -10,6 +10,7 @@ from budget_server import (
     budget_commands,
     check_command,
     delegation_commands,
+    install_command,
     price_commands,
     serve_command,
 )
@@ -43,6 +44,7 @@ app.add_typer(delegation_commands.app, name="delegations")
 app.command()(serve_command.serve)
 app.command()(check_command.check)
 app.command()(price_commands.prices)
+app.command()(install_command.install)
 
 
 @app.command()
