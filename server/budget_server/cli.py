@@ -10,6 +10,7 @@ from budget_server import (
     budget_commands,
     check_command,
     delegation_commands,
+    doctor_command,
     install_command,
     price_commands,
     serve_command,
@@ -45,6 +46,7 @@ app.command()(serve_command.serve)
 app.command()(check_command.check)
 app.command()(price_commands.prices)
 app.command()(install_command.install)
+app.command()(doctor_command.doctor)
 
 
 @app.command()

@@ -36,7 +36,7 @@ OTHERS = {
         "args": ["-y", "files", "--token", OTHERS_KEY],
         "env": {"FILES_TOKEN": OTHERS_KEY},
     },
-    "web": {"url": f"https://web.example/mcp?key={OTHERS_KEY}", "headers": {"Authorization": OTHERS_KEY}},
+    "web": {"headers": {"Authorization": OTHERS_KEY}, "url": f"https://web.example/mcp?key={OTHERS_KEY}"},
 }
 
 
@@ -133,7 +133,7 @@ def test_the_change_is_shown_to_the_letter_and_written_only_when_it_is_wanted(
         '\t\t"BUDGET_USD": "5"',
         "\t}",
     ]
-    above = [' \t\t\t"headers": {', ' \t\t\t\t"Authorization": "(hidden)"', " \t\t\t}"]
+    above = [' \t\t\t\t"Authorization": "(hidden)"', " \t\t\t},", ' \t\t\t"url": "(hidden)"']
     below = [" \t\t}", " \t},", ' \t"scale": 1.50e0']
     names = [f"--- {desktop}", f"+++ {desktop} (new)"]
     ours = ["\t\t},", *(f"\t\t{line}" for line in entry)]

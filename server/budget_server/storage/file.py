@@ -42,7 +42,7 @@ LOCK_DEADLINE_SECONDS = 4.0
 FOREIGN_LOCK_MS = 1_000
 """How long SQLite itself waits, beneath the turnstile, for tools that do not know it."""
 
-_OLDEST_SAFE_SQLITE = (3, 51, 3)  # before it, processes that share a WAL file could lose a committed transaction
+OLDEST_SAFE_SQLITE = (3, 51, 3)  # before it, processes that share a WAL file could lose a committed transaction
 _PRAGMAS = {
     "journal_mode": "wal",
     "synchronous": 2,  # FULL: an answer given is on the disk
@@ -95,7 +95,7 @@ class DurableFile(Generic[ViewT]):
         clock: Callable[[], int] = wall_ms,
         lock_deadline_seconds: float = LOCK_DEADLINE_SECONDS,
     ) -> None:
-        if tuple(int(part) for part in apsw.sqlite_lib_version().split(".")) < _OLDEST_SAFE_SQLITE:
+        if tuple(int(part) for part in apsw.sqlite_lib_version().split(".")) < OLDEST_SAFE_SQLITE:
             raise ConfigurationError(
                 f"SQLite {apsw.sqlite_lib_version()} can lose commits: install apsw 3.51.3 or newer."
             )

@@ -1,0 +1,186 @@
+"""Checks of the money: the ledger or the authority, what remains, what is unsettled, and the prices."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import anyio
+import apsw
+
+from budget_server.authority.audit import audit
+from budget_server.authority.budgets import all_budgets, root_scope
+from budget_server.authority.store import LedgerStore
+from budget_server.delegations.owners import Owners
+from budget_server.delegations.schema import DELEGATIONS_KIND
+from budget_server.delegations.store import DELEGATIONS_FILE
+from budget_server.doctor.finding import Finding, ok, problem, warning
+from budget_server.services import JOURNAL_DIRECTORY, LEDGER_FILE, Services
+from budget_server.settings import Settings
+from budget_server.storage.file import wall_ms
+from budget_tools.cycles import Standing, standing
+from budget_tools.errors import BudgetError, ConfigurationError
+from budget_tools.money import USD_MICROCENTS, format_usd
+from budget_tools.pricing import PriceBook
+
+MAX_FINDINGS = 3
+"""Most that is told of a ledger that is not sound; ``check`` tells all."""
+
+RETIREMENT_DAYS = 60
+"""How long before a model's end a person should hear of it."""
+
+ANSWER_SECONDS = 15.0
+"""Longest wait for a Cycles server."""
+
+
+def ledger(settings: Settings) -> Iterator[Finding]:
+    """Say whether this machine's ledger is sound, and what is left of its budgets."""
+    path = settings.budget_data_dir / LEDGER_FILE
+    if not path.exists():
+        if settings.budget_usd is None:
+            yield warning(
+                "There is no budget yet, so nothing can be reserved: set BUDGET_USD, or run "
+                "`cycles-budget-mcp budget allocate 5`."
+            )
+        else:
+            yield ok(f"The ledger is made at the first start, with ${format_usd(settings.budget_usd)}")
+        return
+    try:
+        found = audit(path, wall_ms())
+    except apsw.Error as exc:
+        yield problem(f"The ledger {path} cannot be read ({exc}): restore a copy, or set BUDGET_DATA_DIR to another.")
+        return
+    if found.findings:
+        for finding in found.findings[:MAX_FINDINGS]:
+            yield problem(f"The ledger {path}: {finding}")
+        if len(found.findings) > MAX_FINDINGS:
+            yield problem("There is more: `cycles-budget-mcp check` tells all.")
+        return
+    yield ok(f"The ledger {path} is sound: {found.reservations} reservations, {found.events} events")
+    yield from _budgets(settings, path)
+
+
+def _budgets(settings: Settings, path: Path) -> Iterator[Finding]:
+    tenant = settings.subject.tenant
+    try:
+        store = LedgerStore(path)
+        try:
+            budgets = store.run(lambda opened: all_budgets(opened.db, tenant))
+        finally:
+            store.close()
+    except BudgetError as exc:
+        yield problem(str(exc))
+        return
+    if not budgets:
+        yield warning(
+            f"The tenant {tenant} has no budget, so nothing can be reserved: run `cycles-budget-mcp budget allocate 5`."
+        )
+    for budget in budgets:
+        name = "The budget" if budget.scope == root_scope(tenant) else f"The budget of {budget.scope}"
+        amounts = f"{budget.show(budget.remaining)} of {budget.show(budget.allocated)} left"
+        held = f", {budget.show(budget.reserved)} held" if budget.reserved else ""
+        if budget.status != "ACTIVE":
+            yield warning(f"{name} is {budget.status}: nothing new is reserved")
+        elif budget.remaining <= 0:
+            yield warning(f"{name} is used up ({amounts}{held}): raise it with `cycles-budget-mcp budget fund 5`.")
+        else:
+            yield ok(f"{name}: {amounts}{held}")
+
+
+def authority(settings: Settings) -> Iterator[Finding]:
+    """Say whether the Cycles server answers this tenant, and what is left of its budget."""
+    address = urlsplit(settings.cycles_base_url)
+    name = f"{address.scheme}://{address.hostname}{f':{address.port}' if address.port else ''}"  # without credentials
+    try:
+        found = anyio.run(_standing, settings)
+    except BudgetError as exc:
+        yield problem(f"The Cycles server {name}: {exc}")
+    except TimeoutError:
+        yield problem(f"The Cycles server {name} gave no answer within {ANSWER_SECONDS:.0f} seconds: is it up?")
+    else:
+        if found is None:
+            yield warning(f"The Cycles server {name} answers, but has no budget for this subject: set one there.")
+        elif found.remaining.amount <= 0:
+            yield warning(f"The budget on {name} is used up: raise it there.")
+        else:
+            left, held = format_usd(found.remaining.amount), format_usd(found.reserved)
+            yield ok(f"The budget on {name}: ${left} left, ${held} held")
+
+
+async def _standing(settings: Settings) -> Standing | None:
+    services = Services(settings.model_copy(update={"budget_subagent_servers": None}))
+    try:
+        with anyio.fail_after(ANSWER_SECONDS):
+            return await standing(services.cycles, services.subject, USD_MICROCENTS)
+    finally:
+        await services.aclose()
+
+
+def delegations(settings: Settings) -> Iterator[Finding]:
+    """Say whether the delegations' file can be read, and what processes that died left behind."""
+    path = settings.budget_data_dir / DELEGATIONS_FILE
+    if path.exists():
+        try:
+            yield from _delegations(path)
+        except apsw.Error as exc:
+            yield problem(f"The delegations {path} cannot be read ({exc}): restore a copy, or move the file away.")
+        except BudgetError as exc:
+            yield problem(str(exc))
+    waiting = sum(1 for _ in (settings.budget_data_dir / JOURNAL_DIRECTORY).rglob("*.json"))
+    if waiting:
+        yield warning(f"{_many(waiting, 'commit')} not answered yet: a server that starts, or runs, repeats them.")
+
+
+def _delegations(path: Path) -> Iterator[Finding]:
+    db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_NOFOLLOW)
+    try:
+        db.set_busy_timeout(5_000)
+        DELEGATIONS_KIND.check_ours(db, str(path))
+        if db.pragma("user_version") != len(DELEGATIONS_KIND.migrations):
+            yield ok(f"The delegations {path} are brought up to date at the next start")
+            return
+        damage = str(db.execute("PRAGMA quick_check(1)").get)
+        if damage != "ok":
+            yield problem(f"The delegations {path} are damaged ({damage}): restore a copy, or move the file away.")
+            return
+        with db:  # one moment for all that follows
+            rows = db.execute("SELECT delegation_id, owner FROM delegations WHERE owner IS NOT NULL")
+            owner_of = {str(delegation): str(owner) for delegation, owner in rows}
+            rows = db.execute("SELECT delegation_id, bound FROM spends WHERE NOT is_hold")
+            spends = [(str(delegation), int(str(bound))) for delegation, bound in rows]
+            total = int(str(db.execute("SELECT count(*) FROM delegations").get))
+    finally:
+        db.close()
+    owners = Owners(path.parent)
+    living = {delegation for delegation, owner in owner_of.items() if owners.is_alive(owner)}
+    orphans = owner_of.keys() - living
+    in_flight = sum(bound for delegation, bound in spends if delegation not in living)
+    if orphans or in_flight:
+        yield warning(
+            f"{_many(len(orphans), 'delegation')} left behind by a process that died, with ${format_usd(in_flight)} in "
+            "flight at most: the next start settles that, and they can be resumed."
+        )
+    yield ok(f"The delegations {path}: {total} kept, {len(living)} running")
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun} was" if count == 1 else f"{count} {noun}s were"
+
+
+def prices(settings: Settings) -> Iterator[Finding]:
+    """Say whether the prices can be read, and whether the default model has one and is still served."""
+    try:
+        book = PriceBook.load(settings.budget_prices)
+        note = book.lifecycle_note(settings.budget_model)
+        retires_on = book.price(settings.budget_model).retires_on
+    except ConfigurationError as exc:
+        yield problem(exc.message)
+        return
+    except BudgetError as exc:
+        yield problem(f"BUDGET_MODEL: {exc}")
+        return
+    days = None if retires_on is None else (retires_on - datetime.now(UTC).date()).days
+    if days is None or days > RETIREMENT_DAYS:
+        yield ok(f"Prices of {len(book.models)} models; the default is {settings.budget_model}")
+    else:
+        yield (problem if days <= 0 else warning)(f"BUDGET_MODEL: {note.rstrip('.')}; set another.")

@@ -1,0 +1,136 @@
+"""Checks of what is outside: a sub-agent's tools, the Claude API, and the hosts that start this server."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from budget_server.doctor.finding import Finding, ok, problem, warning
+from budget_server.host_entry import is_ours
+from budget_server.host_file import HostFile
+from budget_server.hosts import HOSTS, Host, user_file
+from budget_server.json_text import read_object
+from budget_server.settings import Settings
+from budget_tools.delegation.servers_file import ServersFile
+from budget_tools.delegation.toolbox import Toolbox
+from budget_tools.errors import BudgetError, ConfigurationError, InvalidArgumentError
+
+REQUEST_SECONDS = 15.0
+"""Longest wait for the Claude API."""
+
+
+def tools(settings: Settings, *, starts_servers: bool) -> Iterator[Finding]:
+    """Say whether the tools file can be read, and with ``starts_servers`` what each of its servers offers."""
+    if settings.budget_subagent_servers is None:
+        yield ok("No tools for sub-agents (BUDGET_SUBAGENT_SERVERS)")
+        return
+    try:
+        file = ServersFile.read(settings.budget_subagent_servers)
+    except ConfigurationError as exc:
+        yield problem(exc.message)
+        return
+    names = ", ".join(file.entries) or "none"
+    untried = "" if starts_servers or not file.entries else "; --servers starts each and asks for its tools"
+    yield ok(f"Servers of tools in {file.origin}: {names}{untried}")
+    if starts_servers:
+        yield from asyncio.run(_servers(settings, list(file.entries)))
+
+
+async def _servers(settings: Settings, names: list[str]) -> list[Finding]:
+    depth = {"BUDGET_DEPTH": str(settings.budget_depth + 1)}
+    toolbox = Toolbox.load(settings.budget_subagent_servers, child_environment=depth)
+    try:
+        return list(await asyncio.gather(*(_server(toolbox, name) for name in names)))
+    finally:
+        await toolbox.aclose()
+
+
+async def _server(toolbox: Toolbox, name: str) -> Finding:
+    try:
+        offered = await toolbox.open([f"{name}__*"])
+    except BudgetError as exc:
+        return problem(f"The server {name!r}: {exc}")
+    return ok(f"The server {name!r} offers {', '.join(tool.removeprefix(f'{name}__') for tool in offered)}")
+
+
+def claude(settings: Settings, *, is_online: bool) -> Iterator[Finding]:
+    """Say whether an API key is set, and with ``is_online`` whether the API takes it."""
+    key = settings.anthropic_api_key.get_secret_value()
+    if not key:
+        yield warning("ANTHROPIC_API_KEY is not set: nothing can be delegated; all else works.")
+    elif is_online:
+        yield asyncio.run(_asked(key, settings.anthropic_base_url, settings.budget_model))
+    else:
+        yield ok("ANTHROPIC_API_KEY is set; --online proves it with one request, free of charge")
+
+
+async def _asked(key: str, base_url: str, model: str) -> Finding:
+    import anthropic  # here: about a second that few runs should wait for
+    import httpx2
+
+    client = anthropic.AsyncAnthropic(api_key=key, base_url=base_url, max_retries=0, timeout=REQUEST_SECONDS)
+    try:
+        await client.messages.count_tokens(model=model, messages=[{"role": "user", "content": "Hello"}])
+    except (anthropic.AuthenticationError, anthropic.PermissionDeniedError) as exc:
+        return problem(f"The Claude API refuses ANTHROPIC_API_KEY (HTTP {exc.status_code}): make a new one.")
+    except anthropic.NotFoundError:
+        return problem(f"The Claude API takes ANTHROPIC_API_KEY, but has no model {model}: set another BUDGET_MODEL.")
+    except anthropic.APIStatusError as exc:
+        return warning(f"The Claude API answered HTTP {exc.status_code} to a count of tokens: try again later.")
+    except (anthropic.AnthropicError, httpx2.HTTPError, ValueError) as exc:
+        return problem(f"The Claude API gave no answer ({type(exc).__name__}): check the network, ANTHROPIC_BASE_URL.")
+    finally:
+        await client.close()
+    return ok(f"The Claude API takes ANTHROPIC_API_KEY, and serves {model}")
+
+
+def hosts(settings: Settings | None) -> Iterator[Finding]:
+    """Say in which hosts' files this server is registered, and whether what is written there can start."""
+    registered = 0
+    for file, host in _host_files().items():
+        try:
+            entries = read_object(HostFile.read(file).text).get(host.container)
+        except InvalidArgumentError as exc:
+            yield warning(f"{host.title}: {file} {exc}, so nothing is known of it.")
+            continue
+        except ConfigurationError as exc:
+            yield warning(f"{host.title}: {exc.message}")
+            continue
+        for name, entry in entries.items() if isinstance(entries, dict) else ():
+            if is_ours(entry):
+                registered += 1
+                yield _registration(f"{host.title}: {name!r} in {file}", host, entry, settings)
+    if not registered:
+        yield warning(f"No host that is known has this server: run `cycles-budget-mcp install` ({', '.join(HOSTS)}).")
+
+
+def _host_files() -> dict[Path, Host]:
+    """Give the files of the hosts that are installed, and of the project in this directory."""
+    found: dict[Path, Host] = {}
+    for host in HOSTS.values():
+        path, is_installed = user_file(host, os.environ, Path.home())
+        in_project = Path.cwd() / host.project_file
+        if is_installed:
+            found[path] = host
+        if in_project.is_file():
+            found[in_project] = host
+    return found
+
+
+def _registration(where: str, host: Host, entry: dict[str, Any], settings: Settings | None) -> Finding:
+    command = Path(str(entry.get("command", "")))
+    mend = f"run `cycles-budget-mcp install {host.key}`."
+    if not command.is_absolute():
+        return warning(f"{where} starts {command} by its name alone, which a host may not find: {mend}")
+    if not (command.is_file() and os.access(command, os.X_OK)):
+        return problem(f"{where} starts {command}, which is not there: {mend}")
+    if entry.get("disabled") is True:
+        return warning(f"{where} is disabled: enable it in the host.")
+    variables = entry.get("env")
+    elsewhere = variables.get("BUDGET_DATA_DIR") if isinstance(variables, dict) else None
+    if settings is not None and elsewhere and Path(elsewhere) != settings.budget_data_dir:
+        return warning(f"{where} keeps its ledger in {elsewhere}: set BUDGET_DATA_DIR so here, to look at that one.")
+    if settings is not None and not elsewhere and os.environ.get("BUDGET_DATA_DIR"):
+        return warning(f"{where} has no BUDGET_DATA_DIR, which is set here: it keeps another ledger than this one.")
+    return ok(f"{where} starts {command}")
