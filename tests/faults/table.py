@@ -145,10 +145,10 @@ def _failed(moment: Moment, how: str, answer: Answer, fate: Fate = "bound") -> C
     )
 
 
-def _broken(moment: Moment, fault: Fault) -> Case:
+def _broken(moment: Moment, fault: Fault, status: str = "failed") -> Case:
     return Case(
         row="an answer without stop reason or usage", moment=moment, how=fault,
-        script=[Turn(text="Half and half.", fault=fault)], fate="bound",
+        script=[Turn(text="Half and half.", fault=fault)], fate="bound", status=status,
     )  # fmt: skip
 
 
@@ -203,7 +203,7 @@ CASES: Sequence[Case] = [
 
     _broken("sent, no answer", "empty_stream"),
     _broken("mid-stream", "no_message_delta"),
-    _broken("mid-stream", "no_usage"),
+    _broken("mid-stream", "no_usage", status="completed"),  # the answer is whole, only its cost is not known
 
     _cancelled("before the reserve", "while its input is counted", "nothing", cancels="while its input is counted"),
     _cancelled(
