@@ -267,12 +267,16 @@ CASES: Sequence[Case] = [
         lapses=True, **_REMOTE,
     ),
     _away(
-        "before the reserve", "503 at the departure", "released", mishaps=[("extend", "503")], says="authority",
+        "before the reserve", "503 at the departure", "released", mishaps=[("extend", "503")] * 2, says="authority",
         **_REMOTE,
     ),
     _away(
-        "before the reserve", "the departure's answer lost", "released", mishaps=[("extend", "lost")], says="authority",
-        **_REMOTE,
+        "before the reserve", "the departure's answers lost", "released", mishaps=[("extend", "lost")] * 2,
+        says="authority", **_REMOTE,
+    ),
+    _away(
+        "before the reserve", "the departure's answer lost once", "usage", mishaps=[("extend", "lost")],
+        **_DONE, **_REMOTE,
     ),
     _away("answered, not committed", "503 once", "usage", mishaps=[("commit", "503")], **_DONE, **_REMOTE),
     _away("answered, not committed", "silent once", "usage", mishaps=[("commit", "hang")], **_DONE, **_REMOTE),

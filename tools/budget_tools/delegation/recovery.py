@@ -116,6 +116,8 @@ async def _is_given_back(spend: Spend, cycles: AsyncCyclesClient) -> bool:
         AuthorityError: the authority is away or refuses the credentials.
     """
     response = await cycles.get_reservation(spend.reservation_id)
+    if response.status == 410:
+        return False  # it ran out, and what was spent under it was booked as an event
     return bool(body_of(response, f"look at reservation {spend.reservation_id}")["status"] == "RELEASED")
 
 

@@ -231,12 +231,14 @@ class DelegationRunner:
             return await settle_orphans(self._store, self._cycles, self._unsettled)
 
     async def keep_settling_orphans(self) -> None:
-        """Settle what killed processes left behind, again and again while the authority is away."""
-        try:
-            while not await self.settle_orphans():  # noqa: ASYNC110 - nobody tells when the authority is back
-                await anyio.sleep(RETRY_SECONDS)
-        except BudgetError as exc:
-            logger.error("What earlier processes left behind is not settled: %s", exc.message)  # noqa: TRY400
+        """Settle what killed processes left behind, again and again while the authority or the store is away."""
+        while True:
+            try:
+                if await self.settle_orphans():
+                    return
+            except BudgetError as exc:
+                logger.warning("What earlier processes left behind is not settled yet: %s", exc.message)
+            await anyio.sleep(RETRY_SECONDS)
 
     async def aclose(self) -> None:
         """Stop everything that runs, let nothing new start, and wait until all is settled."""

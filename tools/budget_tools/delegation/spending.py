@@ -149,6 +149,9 @@ class Lease:
         }
         try:
             response = await self._cycles.extend_reservation(self.reservation_id, extension)
+            if response.is_transport_error or response.is_server_error:
+                # Its answer may have been lost on the way: the same key gives it again.
+                response = await self._cycles.extend_reservation(self.reservation_id, extension)
             body_of(response, f"confirm the reservation of {self.order.name}")
         except BaseException:
             self._log.strike(self.reservation_id)
