@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check format lock bench openapi pricing prices-check clean
+.PHONY: demo test check format lock bench openapi pricing prices-check bundle clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/cycles-budget-mcp demo
@@ -40,6 +40,12 @@ pricing: $(VENV)/.runtime
 
 prices-check: $(VENV)/.runtime $(VENV)/witness/.ready
 	$(BIN)/python tests/prices/witness.py $(VENV)/witness
+
+# Validated by the packer of the format's makers, where Node is here.
+bundle: $(VENV)/.runtime
+	$(BIN)/python bundle/build.py dist/cycles-budget-mcp.mcpb
+	@if command -v npx >/dev/null; then npx --yes @anthropic-ai/mcpb@2.1.2 validate bundle/manifest.json; \
+		else echo 'Node is not here: the manifest was not validated.'; fi
 
 lock: $(VENV)/.dev
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group build \
