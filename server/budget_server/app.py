@@ -12,6 +12,9 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.types import CallToolResult, InputRequiredResult
 from pydantic import ValidationError
 
+from budget_server.announcing import Announcer
+from budget_server.prompts import PROMPTS
+from budget_server.resources import add_resources
 from budget_tools import (
     check_budget,
     commit_usage,
@@ -71,6 +74,8 @@ class BudgetServer(MCPServer[Toolkit]):
     """An MCP server whose refusals are one clear sentence with a stable code."""
 
     def __init__(self, toolkit: Toolkit, tools: Sequence[Tool] = TOOLS) -> None:
+        self._read_only = {tool.name for tool in tools if tool.annotations and tool.annotations.read_only_hint}
+        self._announcer = Announcer()
         self._arguments = {tool.name: frozenset(tool.parameters.get("properties", {})) for tool in tools}
 
         @asynccontextmanager
@@ -86,7 +91,12 @@ class BudgetServer(MCPServer[Toolkit]):
             tools=list(tools),
             lifespan=lifespan,
             log_level="WARNING",
+            subscriptions=self._announcer,
         )
+        self._announcer.serve(self._lowlevel_server)
+        add_resources(self, toolkit)
+        for prompt in PROMPTS:
+            self.add_prompt(prompt)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Toolkit, Any] | None = None
@@ -94,7 +104,7 @@ class BudgetServer(MCPServer[Toolkit]):
         """Call a tool; anticipated failures become an error result with a code and one sentence."""
         try:
             self._refuse_unknown(name, arguments)
-            return await super().call_tool(name, arguments, context)
+            result = await super().call_tool(name, arguments, context)
         except BudgetError as exc:
             return failure(exc)
         except ToolError as exc:
@@ -104,6 +114,9 @@ class BudgetServer(MCPServer[Toolkit]):
             if isinstance(cause, ValidationError):
                 return failure(_first_problem(cause))
             raise
+        if name not in self._read_only and isinstance(result, CallToolResult):
+            await self._announcer.moved(arguments, result)
+        return result
 
     def _refuse_unknown(self, name: str, arguments: dict[str, Any]) -> None:
         """Refuse arguments the tool does not have: the SDK drops them, and a mistyped cap would not cap."""

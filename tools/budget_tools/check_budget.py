@@ -9,8 +9,8 @@ from budget_tools.answers import answer
 from budget_tools.balances import Balance, in_words, usage_warnings
 from budget_tools.cycles import NO_BUDGET_HINT, all_balances
 from budget_tools.registration import make_tool
-from budget_tools.subjects import WhoseBudget
-from budget_tools.toolkit import ToolContext, toolkit_of
+from budget_tools.subjects import Subject, WhoseBudget
+from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
 
 
 class CheckBudgetResult(BaseModel):
@@ -24,15 +24,24 @@ class CheckBudgetResult(BaseModel):
 async def check_budget(ctx: ToolContext, subject: WhoseBudget = None) -> Annotated[CallToolResult, CheckBudgetResult]:
     """See what remains: of every budget that spending draws on, the tightest decides, and of those below."""
     kit = toolkit_of(ctx)
-    rows = kit.subject.narrowed(subject).related_balances(await all_balances(kit.cycles, kit.subject.tenant))
+    result = await look(kit, kit.subject.narrowed(subject))
+    text = "\n".join(map(str, result.balances)) or result.hint
+    return answer(result, f"{text}{in_words(result.warnings)}")
+
+
+async def look(kit: Toolkit, subject: Subject) -> CheckBudgetResult:
+    """Ask how the budgets of a subject stand.
+
+    Raises:
+        AuthorityError: the balances cannot be read.
+    """
+    rows = subject.related_balances(await all_balances(kit.cycles, subject.tenant))
     periods = await kit.periods()
-    result = CheckBudgetResult(
+    return CheckBudgetResult(
         balances=[Balance.read(row, periods.get((row["scope_path"], row["remaining"]["unit"]), "")) for row in rows],
         warnings=usage_warnings(rows),
         hint="" if rows else NO_BUDGET_HINT,
     )
-    text = "\n".join(map(str, result.balances)) or result.hint
-    return answer(result, f"{text}{in_words(result.warnings)}")
 
 
 TOOL = make_tool(check_budget, title="Check budget", is_read_only=True)

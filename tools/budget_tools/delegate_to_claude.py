@@ -18,6 +18,7 @@ from budget_tools.money import USD_MICROCENTS, Money, UsdMicrocents
 from budget_tools.registration import make_tool
 from budget_tools.subjects import WhoseBudget
 from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
+from budget_tools.uris import BALANCES, delegation_uri
 
 if TYPE_CHECKING:
     from budget_tools.delegation.views import View
@@ -156,6 +157,8 @@ async def follow(ctx: ToolContext, delegation: "View", wait_seconds: float) -> N
     with anyio.move_on_after(wait_seconds):
         while delegation.outcome is None:
             await ctx.report_progress(delegation.steps, message=delegation.doing)
+            await ctx.notify_resource_updated(delegation_uri(delegation.id))
+            await ctx.notify_resource_updated(BALANCES)
             await delegation.next_change()
     await ctx.report_progress(delegation.steps, message=delegation.doing)
 

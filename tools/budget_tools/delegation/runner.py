@@ -191,6 +191,15 @@ class DelegationRunner:
             raise InvalidArgumentError(f"You made no delegation {delegation_id!r}.", code="NOT_FOUND")
         return stored
 
+    async def transcript(self, tenant: str, delegation_id: str) -> tuple[Stored, Sequence[Message]]:
+        """Give a delegation as it is kept, with all that was said in it.
+
+        Raises:
+            InvalidArgumentError: ``NOT_FOUND``.
+        """
+        stored = await self._store.find(tenant, delegation_id)
+        return stored, await self._store.conversation(delegation_id)
+
     async def list(
         self, tenant: str, *, status: Status | None = None, limit: int = 20, cursor: str = ""
     ) -> tuple[Sequence[Stored], str]:

@@ -1,0 +1,17 @@
+"""Names of what hosts can read beside calling tools: said where budgets move, served by the server."""
+
+BALANCES = "budget://balances"
+PRICES = "budget://prices"
+GUIDE = "budget://guide"
+RESERVATION = "budget://reservations/{reservation_id}"
+DELEGATION = "budget://delegations/{delegation_id}"
+
+
+def reservation_uri(reservation_id: str) -> str:
+    """Name a reservation."""
+    return RESERVATION.replace("{reservation_id}", reservation_id)
+
+
+def delegation_uri(delegation_id: str) -> str:
+    """Name a delegation."""
+    return DELEGATION.replace("{delegation_id}", delegation_id)
