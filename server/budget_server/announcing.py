@@ -51,7 +51,7 @@ class Announcer(InMemorySubscriptionBus):
 
         The answer is made already: a host that gives up now must not stop it, nor may one that reads slowly.
         """
-        if result.is_error or result.structured_content is None or result.structured_content.get("decision") == "DENY":
+        if result.structured_content is None or result.structured_content.get("decision") == "DENY":
             return
         ids = {**arguments, **result.structured_content}
         uris = [BALANCES]

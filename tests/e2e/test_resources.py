@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 from mcp import Client, StdioServerParameters
+from mcp.client.subscriptions import Subscription
 from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import ResourceUpdated
 from mcp.types import (
@@ -151,21 +152,53 @@ async def test_another_tenants_reservation_is_not_there(host: Callable[..., Clie
 
 async def test_who_listens_hears_what_moved_and_nothing_of_what_did_not(host: Callable[..., Client]) -> None:
     """MCP 2026-07-28, subscriptions/listen: a reserve moves the balances, its commit the reservation as well."""
+    heard: list[str] = []
+    has_heard = anyio.Event()
+
+    async def note(events: Subscription) -> None:
+        nonlocal has_heard
+        async for event in events:
+            assert isinstance(event, ResourceUpdated)
+            heard.append(event.uri)
+            if event.uri != "budget://balances":
+                has_heard.set()
+                has_heard = anyio.Event()
+
     with anyio.fail_after(30):
-        async with host() as client:
-            held = await call(client, "reserve_budget", usd="0.10")
-            uri = f"budget://reservations/{held['reservation_id']}"
-            async with client.listen(resource_subscriptions=["budget://balances", uri]) as events:
+        async with host() as client, anyio.create_task_group() as listening:
+            held = [await call(client, "reserve_budget", usd="0.10") for _ in range(2)]
+            uris = [f"budget://reservations/{each['reservation_id']}" for each in held]
+            async with client.listen(resource_subscriptions=["budget://balances", *uris]) as events:
+                listening.start_soon(note, events)
                 await call(client, "check_budget")
                 await call(client, "reserve_budget", usd="9.99")
-                await client.call_tool("commit_usage", {"reservation_id": held["reservation_id"]})
-                await call(client, "commit_usage", reservation_id=held["reservation_id"], usd="0.04")
-                heard = [await anext(events), await anext(events)]
-                await call(client, "record_usage", usd="0.01")
-                heard.append(await anext(events))
+                await client.call_tool("commit_usage", {"reservation_id": held[0]["reservation_id"]})
+                is_settled = has_heard
+                await call(client, "commit_usage", reservation_id=held[0]["reservation_id"], usd="0.04")
+                await is_settled.wait()
+                is_released = has_heard
+                await call(client, "release_budget", reservation_id=held[1]["reservation_id"])
+                await is_released.wait()
+                listening.cancel_scope.cancel()
 
-    moved = ["budget://balances", uri, "budget://balances"]
-    assert [each.uri for each in heard if isinstance(each, ResourceUpdated)] == moved
+    assert heard == ["budget://balances", uris[0], "budget://balances", uris[1]]
+
+
+async def test_who_listens_hears_of_a_delegation_while_it_runs(
+    host: Callable[..., Client], environment: Environment
+) -> None:
+    """README, Resources and prompts: every turn moves its budget, not only the end of the call."""
+    go_on = anyio.Event()
+    with anyio.fail_after(60):
+        async with ScriptedClaude([Turn(text="Done.", hold=go_on)]) as endpoint:
+            environment |= {"ANTHROPIC_API_KEY": "test-key", "ANTHROPIC_BASE_URL": endpoint.base_url}
+            async with host() as client, client.listen(resource_subscriptions=["budget://balances"]) as events:
+                async with anyio.create_task_group() as calls:
+                    calls.start_soon(client.call_tool, "delegate_to_claude", {"task": "Wait."})
+                    heard = await anext(events)
+                    go_on.set()
+
+    assert isinstance(heard, ResourceUpdated)
 
 
 @pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")
