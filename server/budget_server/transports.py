@@ -59,8 +59,9 @@ def serve_http(
     """
     from budget_server.network import create_app  # here: a start on stdio should not wait for the HTTP stack
 
+    tools = chosen_tools(settings.budget_tools)
     services = Services(settings)
-    door = create_app(create_server(services), services, transport, allowed_hosts=allowed_hosts)
+    door = create_app(create_server(services, tools), services, transport, allowed_hosts=allowed_hosts)
     return anyio.run(_serve_http, door, services, listener, transport)
 
 

@@ -101,6 +101,12 @@ async def test_every_tool_works_on_every_transport_and_protocol_generation(
                 delegated = dict(answered.structured_content or {})
                 status = await use(client, "delegation_status", delegation_id=delegated["delegation_id"])
                 found = await use(client, "list_delegations")
+                other = await use(client, "reserve_budget", usd="0.05")
+                await use(client, "extend_reservation", reservation_id=other["reservation_id"], seconds=60)
+                listed_there = await use(client, "list_reservations", status="ACTIVE")
+                await use(client, "release_budget", reservation_id=other["reservation_id"])
+                await use(client, "record_usage", usd="0.01")
+                checked = await use(client, "check_budget")
                 refused = await client.call_tool("reserve_budget", {"usd": "nonsense"})
 
     assert spoken == version
@@ -109,10 +115,12 @@ async def test_every_tool_works_on_every_transport_and_protocol_generation(
     assert settled["charged"]["amount"] == 10_000_000
     assert (delegated["status"], delegated["text"], status["text"]) == ("completed", "Done.", "Done.")
     assert [each["delegation_id"] for each in found["delegations"]] == [delegated["delegation_id"]]
+    assert [each["reservation_id"] for each in listed_there["reservations"]] == [other["reservation_id"]]
     assert any(message and "turn 1" in message for message in told)
     assert refused.is_error
     balance = ledger_balance(environment)
-    assert (balance["reserved"], balance["spent"]) == (0, 10_000_000 + delegated["spent"]["amount"])
+    assert (balance["reserved"], balance["spent"]) == (0, 11_000_000 + delegated["spent"]["amount"])
+    assert checked["balances"][0]["spent"]["amount"] == balance["spent"]
 
 
 @pytest.mark.parametrize(("transport", "mode"), CONNECTIONS)

@@ -19,9 +19,10 @@ from mcp.types import (
     TextResourceContents,
 )
 
-from budget_server.app import TOOLS
+from budget_server.app import CORE, TOOLS
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
 from hosting import Environment, call
+from networking import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -189,14 +190,17 @@ async def test_who_listens_hears_of_a_delegation_while_it_runs(
 ) -> None:
     """README, Resources and prompts: every turn moves its budget, not only the end of the call."""
     go_on = anyio.Event()
-    with anyio.fail_after(60):
+    with anyio.fail_after(20):
         async with ScriptedClaude([Turn(text="Done.", hold=go_on)]) as endpoint:
             environment |= {"ANTHROPIC_API_KEY": "test-key", "ANTHROPIC_BASE_URL": endpoint.base_url}
-            async with host() as client, client.listen(resource_subscriptions=["budget://balances"]) as events:
-                async with anyio.create_task_group() as calls:
-                    calls.start_soon(client.call_tool, "delegate_to_claude", {"task": "Wait."})
-                    heard = await anext(events)
-                    go_on.set()
+            async with (
+                host() as client,
+                client.listen(resource_subscriptions=["budget://balances"]) as events,
+                anyio.create_task_group() as calls,
+            ):
+                calls.start_soon(client.call_tool, "delegate_to_claude", {"task": "Wait.", "wait_seconds": 600})
+                heard = await anext(events)
+                go_on.set()
 
     assert isinstance(heard, ResourceUpdated)
 
@@ -254,3 +258,22 @@ async def test_the_menu_offers_ways_to_go_that_are_true_to_the_tools(host: Calla
         named = {word.strip("(),.:;") for word in texts[name].split() if "_" in word and word.islower()}
         known = tools | {"worst_case", "reason_code", "blocked_by_scope", "budget_usd", "dry_run"}
         assert named <= known, named - known
+
+
+async def test_one_host_hears_what_another_moved(environment: Environment) -> None:
+    """README, Resources and prompts: one process serves many hosts, and shows each the tools that were chosen."""
+    environment["BUDGET_TOOLS"] = "core"
+    with serving(environment, "streamable-http") as served, anyio.fail_after(30):
+        async with (
+            served.host("auto") as one,
+            served.host("auto") as other,
+            one.listen(resource_subscriptions=["budget://balances"]) as events,
+        ):
+            await call(other, "reserve_budget", usd="0.10")
+            heard = await anext(events)
+            balances = await read(one, "budget://balances")
+            seen = {tool.name for tool in (await one.list_tools()).tools}
+
+    assert isinstance(heard, ResourceUpdated)
+    assert balances["balances"][0]["reserved"]["usd"] == "0.10"
+    assert seen == set(CORE)
