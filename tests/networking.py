@@ -1,5 +1,6 @@
 """What the tests of the network transports share: the server as a process on a port, and hosts that connect to it."""
 
+import json
 import re
 import signal
 import subprocess
@@ -8,14 +9,15 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import httpx
 from mcp import Client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
-from hosting import Environment
+from hosting import Environment, run_program
 
-ANNOUNCED = re.compile(r"cycles-budget-mcp on (http://127\.0\.0\.1:\d+)(/\w+)")
+ANNOUNCED = re.compile(r"cycles-budget-mcp on (http://[\d.]+:\d+)(/\w+)")
 STARTING_LINES = 20
 
 
@@ -85,3 +87,50 @@ def serving(environment: Environment, transport: str, *arguments: str) -> Iterat
             yield Served(process, transport)
         finally:
             process.kill()
+
+
+def new_token(environment: Environment, *arguments: str, name: str = "test") -> str:
+    """Make a token and give its secret: all that standard output has, so that a script can take it."""
+    created = run_program(environment, "token", "create", "--name", name, *arguments)
+    assert created.returncode == 0, created.stderr
+    (secret,) = created.stdout.splitlines()
+    assert secret not in created.stderr
+    return secret
+
+
+class RawHost:
+    """A host over streamable HTTP that writes the older protocol itself, one call after the other.
+
+    Args:
+        url: where the server is.
+        token: its bearer token.
+    """
+
+    def __init__(self, url: str, token: str) -> None:
+        self._headers = {"Accept": "application/json, text/event-stream", "Authorization": f"Bearer {token}"}
+        self._url = url
+        self._client = httpx.Client(timeout=30)
+        self._number = 0
+        client = {"name": "raw", "version": "1"}
+        opened = self._post("initialize", protocolVersion="2025-11-25", capabilities={}, clientInfo=client)
+        self._headers |= {"Mcp-Session-Id": opened.headers["mcp-session-id"], "MCP-Protocol-Version": "2025-11-25"}
+        self._post("notifications/initialized")
+
+    def call(self, tool: str, **arguments: object) -> tuple[bool, dict[str, Any]]:
+        """Call a tool; say whether it refused, and give its structured answer."""
+        answer = self._post("tools/call", name=tool, arguments=arguments)
+        (data,) = [line.removeprefix("data: ") for line in answer.text.splitlines() if '"result"' in line]
+        result = json.loads(data)["result"]
+        return result.get("isError", False), result["structuredContent"]
+
+    def close(self) -> None:
+        """Leave."""
+        self._client.close()
+
+    def _post(self, method: str, **params: object) -> httpx.Response:
+        self._number += 1
+        number = {} if method.startswith("notifications/") else {"id": self._number}
+        body = {"jsonrpc": "2.0", **number, "method": method, "params": params}
+        answer = self._client.post(self._url, json=body, headers=self._headers)
+        assert answer.is_success, answer.text
+        return answer

@@ -14,6 +14,7 @@ from budget_server import (
     install_command,
     price_commands,
     serve_command,
+    token_commands,
 )
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ def root(
 app.add_typer(budget_commands.app, name="budget")
 app.add_typer(authority_commands.app, name="authority")
 app.add_typer(delegation_commands.app, name="delegations")
+app.add_typer(token_commands.app, name="token")
 app.command()(serve_command.serve)
 app.command()(check_command.check)
 app.command()(price_commands.prices)

@@ -19,8 +19,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from budget_server.access.gate import Gate
+from budget_server.access.guests import Guests
+from budget_server.access.tokens import Tokens
 from budget_server.app import BudgetServer
 from budget_server.services import Services
+from budget_server.storage.asynchronous import AsyncFile
 from budget_tools.errors import BudgetError
 
 Transport = Literal["sse", "streamable-http"]
@@ -46,7 +50,13 @@ _GONE = "cycles_budget.gone"
 
 
 def create_app(
-    server: BudgetServer, services: Services, transport: Transport, *, allowed_hosts: Sequence[str] = ()
+    server: BudgetServer,
+    services: Services,
+    transport: Transport,
+    tokens: AsyncFile[Tokens],
+    *,
+    is_token_required: bool = False,
+    allowed_hosts: Sequence[str] = (),
 ) -> "Door":
     """Build what a web server runs.
 
@@ -54,6 +64,8 @@ def create_app(
         server: the MCP server.
         services: asked whether the authority answers.
         transport: which one to serve.
+        tokens: who is let in; anyone, as long as none has been made.
+        is_token_required: let nobody in without a token even then.
         allowed_hosts: names that clients may reach it by, beside those of loopback.
     """
     server.custom_route("/health", methods=["GET"])(_health)
@@ -68,8 +80,9 @@ def create_app(
         app = server.streamable_http_app(
             streamable_http_path=PATHS[transport], max_request_body_size=MAX_BODY_BYTES, transport_security=security
         )
-    door = Door(app, security)
-    server.middleware.append(door.attend)
+    gate = Gate(app, tokens, is_required=is_token_required, open_paths=OPEN_PATHS)
+    door = Door(gate, security)
+    server.middleware.extend([door.attend, Guests(services).admit])
     return door
 
 

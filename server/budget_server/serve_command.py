@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from budget_server.access.tokens import Tokens, open_tokens
 from budget_server.commands import sentences
 from budget_server.settings import read_settings
-from budget_server.sockets import listen
+from budget_server.sockets import is_loopback, listen
 from budget_tools.errors import InvalidArgumentError
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8765
@@ -15,9 +16,10 @@ DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8765
 _HOST_NAME = re.compile(r"[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:]{2,39}\]")
 
 _NO_AUTHENTICATION = (
-    "Only loopback is listened on: whoever reaches this server spends its budget, and nothing asks who it is; "
-    "leave --host out."
+    "Only loopback is listened on as long as nobody is asked who they are: make a token first "
+    "(`cycles-budget-mcp token create --name NAME`), or leave --host out."
 )
+_ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what such a host means is the point
 
 
 def serve(
@@ -33,11 +35,14 @@ def serve(
         list[str] | None,
         typer.Option(help="Over HTTP: one more name that clients reach it by, such as that of a proxy; repeatable."),
     ] = None,
+    require_token: Annotated[
+        bool, typer.Option("--require-token", help="Over HTTP: let nobody in without a token, even before one is made.")
+    ] = False,
 ) -> None:
     """Serve MCP: on standard input and output, as the program does without a command, or over HTTP."""
     from budget_server.transports import serve_http, serve_stdio  # here: other commands need no MCP
 
-    names = allow_host or []
+    names = list(allow_host or [])
     with sentences():
         for name in names:
             _check_name(name)
@@ -45,8 +50,14 @@ def serve(
         if transport == "stdio":
             code = serve_stdio(settings)
         else:
-            listener = listen(host, port, beyond_loopback=_NO_AUTHENTICATION)
-            code = serve_http(settings, listener, transport, allowed_hosts=names)
+            tokens = open_tokens(settings.budget_data_dir)
+            is_asked = require_token or tokens.run(Tokens.any)
+            listener = listen(host, port, beyond_loopback="" if is_asked else _NO_AUTHENTICATION)
+            if not is_loopback(listener):
+                typer.echo("Other machines can reach it, and there is no encryption: put a proxy before it.", err=True)
+                if host not in _ANY_ADDRESS:
+                    names.append(f"[{host}]" if ":" in host else host)
+            code = serve_http(settings, listener, transport, tokens, is_token_required=is_asked, allowed_hosts=names)
     raise typer.Exit(code)
 
 

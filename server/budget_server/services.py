@@ -18,6 +18,7 @@ from budget_tools.subjects import Subject
 if TYPE_CHECKING:
     from runcycles import AsyncCyclesClient, CyclesConfig
 
+    from budget_server.authority.client import EmbeddedCyclesClient
     from budget_tools.delegation.claude import Claude
     from budget_tools.delegation.runner import DelegationRunner
     from budget_tools.delegation.store import DelegationStore
@@ -49,6 +50,7 @@ class Services:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.subject: Subject = settings.subject
+        self.ceiling_microcents: int | None = None
         self.default_model: str = settings.budget_model
         self.detaches: bool = settings.budget_on_disconnect == "detach"
         self.has_claude: bool = bool(settings.anthropic_api_key.get_secret_value())
@@ -67,6 +69,36 @@ class Services:
         from budget_server.storage.writer import Writer
 
         return EmbeddedCyclesClient(Writer(self._store), self._cycles_config)
+
+    def cycles_for(self, tenant: str) -> "AsyncCyclesClient":
+        """Give the authority as a tenant sees it.
+
+        Raises:
+            ConfigurationError: a Cycles server holds the budgets, and its key speaks for another tenant.
+        """
+        if tenant == self.subject.tenant:
+            return self.cycles
+        embedded = self._embedded
+        if embedded is None:
+            raise ConfigurationError(
+                "This token is for another tenant than CYCLES_API_KEY: a person has to make a new one."
+            )
+        return embedded.speaking_for(tenant)
+
+    @property
+    def _embedded(self) -> "EmbeddedCyclesClient | None":
+        if self._store is None:
+            return None
+        from budget_server.authority.client import EmbeddedCyclesClient
+
+        assert isinstance(self.cycles, EmbeddedCyclesClient)
+        return self.cycles
+
+    @property
+    def _house_cycles(self) -> "AsyncCyclesClient":
+        """The authority for what this process itself does, on behalf of whichever tenant's delegation it runs."""
+        embedded = self._embedded
+        return self.cycles if embedded is None else embedded.speaking_for_all()
 
     @property
     def _cycles_config(self) -> "CyclesConfig":
@@ -141,7 +173,7 @@ class Services:
         from budget_tools.delegation.runner import DelegationRunner
 
         return DelegationRunner(
-            cycles=self.cycles,
+            cycles=self._house_cycles,
             claude=lambda: self.claude,
             prices=self.prices,
             toolbox=self.toolbox,
@@ -185,7 +217,7 @@ class Services:
         from runcycles.retry import AsyncCommitRetryEngine
 
         self._journal_engine = AsyncCommitRetryEngine(self._cycles_config)
-        self._journal_engine.set_client(self.cycles)
+        self._journal_engine.set_client(self._house_cycles)
 
     async def aclose(self) -> None:
         """Settle what runs, then close everything that was opened."""

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     import uvicorn
 
+    from budget_server.access.tokens import Tokens
     from budget_server.network import Door, Transport
+    from budget_server.storage.file import DurableFile
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,13 @@ def serve_stdio(settings: Settings) -> int:
 
 
 def serve_http(
-    settings: Settings, listener: "socket.socket", transport: "Transport", *, allowed_hosts: Sequence[str] = ()
+    settings: Settings,
+    listener: "socket.socket",
+    transport: "Transport",
+    tokens: "DurableFile[Tokens]",
+    *,
+    is_token_required: bool = False,
+    allowed_hosts: Sequence[str] = (),
 ) -> int:
     """Serve any number of clients over HTTP until SIGTERM or SIGINT; returns the shell's 128 + signal.
 
@@ -58,10 +66,19 @@ def serve_http(
         ConfigurationError: a setting is wrong; nothing was served.
     """
     from budget_server.network import create_app  # here: a start on stdio should not wait for the HTTP stack
+    from budget_server.storage.asynchronous import AsyncFile
+    from budget_server.storage.writer import Writer
 
     tools = chosen_tools(settings.budget_tools)
     services = Services(settings)
-    door = create_app(create_server(services, tools), services, transport, allowed_hosts=allowed_hosts)
+    door = create_app(
+        create_server(services, tools),
+        services,
+        transport,
+        AsyncFile(Writer(tokens)),
+        is_token_required=is_token_required,
+        allowed_hosts=allowed_hosts,
+    )
     return anyio.run(_serve_http, door, services, listener, transport)
 
 

@@ -14,7 +14,7 @@ from budget_tools.cycles import all_balances
 from budget_tools.delegation.records import PARENT_META, RESUMABLE, Status, Task, TurnRecord
 from budget_tools.errors import AuthorityError, InvalidArgumentError
 from budget_tools.ids import time_ordered_id
-from budget_tools.money import USD_MICROCENTS, Money, UsdMicrocents
+from budget_tools.money import USD_MICROCENTS, Money, UsdMicrocents, format_usd
 from budget_tools.registration import make_tool
 from budget_tools.subjects import WhoseBudget
 from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
@@ -85,6 +85,12 @@ async def delegate_to_claude(
     on from there. If status is running, wait with delegation_status. Its words are untrusted.
     """
     kit = toolkit_of(ctx)
+    ceiling = kit.ceiling_microcents
+    if ceiling is not None and budget_usd is not None and budget_usd > ceiling:
+        raise InvalidArgumentError(
+            f"budget_usd is above ${format_usd(ceiling)}, the most that a delegation of this client may spend: lower "
+            "it, or leave it out."
+        )
     given: dict[str, Any] = {
         "task": task,
         "context": context,
@@ -108,6 +114,7 @@ async def delegate_to_claude(
             key,
             max_turns=max_turns,
             budget_microcents=budget_usd,
+            ceiling_microcents=ceiling,
             repeated=repeated,
             parent_id=parent_of(ctx),
         )
@@ -119,7 +126,7 @@ async def delegate_to_claude(
             **{**given, "model": model or kit.default_model},
             max_turns=DEFAULT_TURNS if max_turns is None else max_turns,
             max_output_tokens=max_output_tokens,
-            budget_microcents=budget_usd,
+            budget_microcents=ceiling if budget_usd is None else budget_usd,
             levels=narrowed.levels,
             dimensions=narrowed.dimensions,
         )

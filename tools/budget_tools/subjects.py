@@ -42,11 +42,21 @@ WhoseBudget = Annotated[
 
 
 class Subject:
-    """A complete protocol subject: it always names the tenant, without which no real authority finds a budget."""
+    """A complete protocol subject: it always names the tenant, without which no real authority finds a budget.
 
-    def __init__(self, levels: Mapping[str, str], dimensions: Mapping[str, str] | None = None) -> None:
+    Args:
+        levels: the values of its levels; an empty one counts as absent.
+        dimensions: free labels.
+        is_fixed: whether a call may only go further down than its deepest level. One put in between would lead away
+            from the budgets of those below it, as another value would.
+    """
+
+    def __init__(
+        self, levels: Mapping[str, str], dimensions: Mapping[str, str] | None = None, *, is_fixed: bool = False
+    ) -> None:
         self.levels = {level: levels[level] for level in LEVELS if levels.get(level)}
         self.dimensions = dict(dimensions or {})
+        self._is_fixed = is_fixed
         assert "tenant" in self.levels, "a subject always names its tenant"
 
     @property
@@ -58,7 +68,7 @@ class Subject:
         """Apply a call's own levels over these.
 
         Raises:
-            InvalidArgumentError: a level holds what no scope path can.
+            InvalidArgumentError: a level holds what no scope path can, or is not this caller's to choose.
         """
         if argument is None:
             return self
@@ -68,7 +78,15 @@ class Subject:
                 raise InvalidArgumentError(
                     f"subject.{level} must be 1 to 128 letters, digits, '_', '.' or '-': correct it or leave it out."
                 )
+            if self._is_fixed and self._fixes(level) and value != self.levels.get(level):
+                raise InvalidArgumentError(
+                    f"subject.{level} is not yours to choose: leave it out; this client spends as "
+                    f"{derive_scopes(self.levels)[-1]} and below."
+                )
         return Subject({**self.levels, **given}, {**self.dimensions, **argument.dimensions})
+
+    def _fixes(self, level: str) -> bool:
+        return LEVELS.index(level) <= max(LEVELS.index(own) for own in self.levels)
 
     def in_run(self, run_id: str) -> "Subject":
         """Name the run that spends, by which an authority may count calls; one that is named already stays."""

@@ -38,6 +38,10 @@ class Toolkit(Protocol):
         """Who spends, unless a call narrows it."""
 
     @property
+    def ceiling_microcents(self) -> int | None:
+        """Most that a delegation may be given; ``None`` where the budget alone limits it."""
+
+    @property
     def default_model(self) -> str:
         """The model of a call that names none."""
 

@@ -7,7 +7,8 @@ Cancelling a call never leaves it in doubt (``storage/asynchronous.py``); a rese
 withdrawn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -56,44 +57,55 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
         return await self._apply(
             ReserveRequest,
             request,
-            lambda ledger, parsed: ledger.reserve(self._tenant, parsed),
-            undo=lambda ledger, parsed, answer: ledger.withdraw(self._tenant, parsed, answer),
+            lambda ledger, parsed: ledger.reserve(self._spender(parsed), parsed),
+            undo=lambda ledger, parsed, answer: ledger.withdraw(self._spender(parsed), parsed, answer),
         )
 
     async def commit_reservation(self, reservation_id: str, request: Body) -> CyclesResponse:
         """Commit (Cycles v0, commitReservation)."""
         return await self._apply(
-            CommitRequest, request, lambda ledger, parsed: ledger.commit(self._tenant, reservation_id, parsed)
+            CommitRequest,
+            request,
+            lambda ledger, parsed: ledger.commit(self._holder(ledger, reservation_id), reservation_id, parsed),
         )
 
     async def release_reservation(self, reservation_id: str, request: Body) -> CyclesResponse:
         """Release (Cycles v0, releaseReservation)."""
         return await self._apply(
-            ReleaseRequest, request, lambda ledger, parsed: ledger.release(self._tenant, reservation_id, parsed)
+            ReleaseRequest,
+            request,
+            lambda ledger, parsed: ledger.release(self._holder(ledger, reservation_id), reservation_id, parsed),
         )
 
     async def extend_reservation(self, reservation_id: str, request: Body) -> CyclesResponse:
         """Extend (Cycles v0, extendReservation)."""
         return await self._apply(
-            ExtendRequest, request, lambda ledger, parsed: ledger.extend(self._tenant, reservation_id, parsed)
+            ExtendRequest,
+            request,
+            lambda ledger, parsed: ledger.extend(self._holder(ledger, reservation_id), reservation_id, parsed),
         )
 
     async def decide(self, request: Body) -> CyclesResponse:
         """Decide (Cycles v0, decide)."""
-        return await self._apply(DecideRequest, request, lambda ledger, parsed: ledger.decide(self._tenant, parsed))
+        return await self._apply(
+            DecideRequest, request, lambda ledger, parsed: ledger.decide(self._spender(parsed), parsed)
+        )
 
     async def create_event(self, request: Body) -> CyclesResponse:
         """Book an event (Cycles v0, createEvent)."""
-        return await self._apply(EventRequest, request, lambda ledger, parsed: ledger.event(self._tenant, parsed))
+        return await self._apply(
+            EventRequest, request, lambda ledger, parsed: ledger.event(self._spender(parsed), parsed)
+        )
 
     async def get_reservation(self, reservation_id: str) -> CyclesResponse:
         """Show a reservation (Cycles v0, getReservation)."""
-        return await self._answer(lambda ledger: ledger.get(self._tenant, reservation_id))
+        return await self._answer(lambda ledger: ledger.get(self._holder(ledger, reservation_id), reservation_id))
 
     async def list_reservations(self, **query_params: str) -> CyclesResponse:
         """List reservations (Cycles v0, listReservations)."""
         return await self._answer(
-            lambda ledger: listing.list_reservations(ledger.db, self._tenant, query_params), is_brief=False
+            lambda ledger: listing.list_reservations(ledger.db, self._reader(query_params), query_params),
+            is_brief=False,
         )
 
     async def get_balances(self, **query_params: str) -> CyclesResponse:
@@ -104,7 +116,30 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
         """
         if not any(query_params.get(level) for level in LEVELS):
             raise ValueError(f"at least one of {', '.join(LEVELS)} is required")
-        return await self._answer(lambda ledger: listing.balances(ledger.db, self._tenant, query_params))
+        return await self._answer(lambda ledger: listing.balances(ledger.db, self._reader(query_params), query_params))
+
+    def speaking_for(self, tenant: str) -> "EmbeddedCyclesClient":
+        """Give a client of another tenant, over the same ledger; it is closed with this one."""
+        return self._copy(EmbeddedCyclesClient, tenant)
+
+    def speaking_for_all(self) -> "EmbeddedCyclesClient":
+        """Give a client of every tenant, for what this process does on its own account; it is closed with this one."""
+        return self._copy(_HouseClient, self._tenant)
+
+    def _copy(self, kind: "type[EmbeddedCyclesClient]", tenant: str) -> "EmbeddedCyclesClient":
+        config = self._config if tenant == self._tenant else replace(self._config, tenant=tenant, **_NO_LEVELS)
+        other = kind(self.ledger.writer, config)
+        other.ledger = self.ledger
+        return other
+
+    def _spender(self, _: ReserveRequest | DecideRequest | EventRequest) -> str:
+        return self._tenant
+
+    def _holder(self, _: Ledger, __: str) -> str:
+        return self._tenant
+
+    def _reader(self, _: Mapping[str, str]) -> str:
+        return self._tenant
 
     async def aclose(self) -> None:
         """Finish what was handed over and close the ledger."""
@@ -140,6 +175,22 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
         except LedgerUnavailableError as exc:
             return _error(503, "INTERNAL_ERROR", str(exc))
         return CyclesResponse.success(answer.status, answer.body, _headers(self._tenant))
+
+
+class _HouseClient(EmbeddedCyclesClient):
+    """Acts for whichever tenant a subject names, or a reservation belongs to."""
+
+    def _spender(self, request: ReserveRequest | DecideRequest | EventRequest) -> str:
+        return request.subject.tenant or self._tenant
+
+    def _holder(self, ledger: Ledger, reservation_id: str) -> str:
+        return ledger.tenant_of(reservation_id) or self._tenant
+
+    def _reader(self, query: Mapping[str, str]) -> str:
+        return query.get("tenant") or self._tenant
+
+
+_NO_LEVELS: dict[str, Any] = dict.fromkeys(LEVELS[1:])
 
 
 def _headers(tenant: str) -> dict[str, str]:

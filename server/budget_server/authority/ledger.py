@@ -328,6 +328,11 @@ class Ledger:
             raise reservation.expired(reservation_id)
         return Answer(200, reservation.wire(row, include=reservation.OPTIONAL_FIELDS))
 
+    def tenant_of(self, reservation_id: str) -> str:
+        """Say whose reservation it is; empty where there is none."""
+        row = rows.find_reservation(self._db, reservation_id)
+        return "" if row is None else row.tenant
+
     # -- what a transaction finds -----------------------------------------------------------------------------------
 
     def _load(self, tenant: str, reservation_id: str) -> Reservation:

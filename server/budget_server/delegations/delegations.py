@@ -74,9 +74,13 @@ class Delegations:
         known_id = self._known(call)
         if known_id:
             return rows.stored(self._db, known_id)
-        above = self._db.execute("SELECT depth FROM delegations WHERE delegation_id = ?", (parent_id,)).get
-        if isinstance(above, int):
-            depth = max(depth, above + 1)
+        above = self._db.execute("SELECT tenant, depth FROM delegations WHERE delegation_id = ?", (parent_id,)).get
+        if above is not None:
+            tenant, above_depth = above
+            if tenant == call.tenant:
+                depth = max(depth, above_depth + 1)
+            else:
+                parent_id = ""  # a caller says what it is nested in: nobody may draw on another tenant's limit
         self._limits.check_depth(depth)
         self._limits.check_running(self._db, parent_id, self._owners.is_alive)
         self._db.execute(

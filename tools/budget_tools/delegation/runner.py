@@ -121,6 +121,7 @@ class DelegationRunner:
         *,
         max_turns: int | None,
         budget_microcents: int | None,
+        ceiling_microcents: int | None = None,
         repeated: Mapping[str, object] = MappingProxyType({}),
         parent_id: str = "",
     ) -> View:
@@ -132,6 +133,7 @@ class DelegationRunner:
             idempotency_key: of this call.
             max_turns: the new limit of its turns, earlier ones included; ``None`` leaves it.
             budget_microcents: the new limit of its charges, earlier ones included; ``None`` leaves it.
+            ceiling_microcents: most that this limit may be, whatever it was before.
             repeated: fields of its task that the caller gave once more.
             parent_id: the delegation whose sub-agent asks; ``""`` for a host.
 
@@ -152,6 +154,9 @@ class DelegationRunner:
                     code="NOT_RESUMABLE",
                 )
             _check_repeated(before.task, repeated)
+            if budget_microcents is None and ceiling_microcents is not None:
+                own = before.task.budget_microcents
+                budget_microcents = ceiling_microcents if own is None else min(own, ceiling_microcents)
             self._check(before.task)
             means = self._means()
             tools = await self._toolbox.open(before.task.tools)

@@ -1,0 +1,107 @@
+"""What a client with a token sees: the process with another subject, some of the tools, and a ceiling.
+
+An MCP middleware gives each request its own view of the process; the tools find it where they always look.
+"""
+
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.types import ListToolsResult
+from starlette.requests import Request
+
+from budget_server.access.gate import grant_of
+from budget_server.access.tokens import Grant
+from budget_server.services import Services
+from budget_tools.answers import failure
+from budget_tools.errors import InvalidArgumentError
+from budget_tools.subjects import Subject
+
+if TYPE_CHECKING:
+    from runcycles import AsyncCyclesClient
+
+    from budget_tools.delegation.claude import Claude
+    from budget_tools.delegation.runner import DelegationRunner
+    from budget_tools.pricing import PriceBook
+
+
+class Guest:
+    """The process as the tools see it on behalf of a token (the tools' ``Toolkit``)."""
+
+    def __init__(self, services: Services, grant: Grant) -> None:
+        self._services = services
+        self.subject = Subject(grant.levels, is_fixed=True)
+        self.ceiling_microcents = grant.ceiling_microcents
+        self.default_model = services.default_model
+        self.detaches = services.detaches
+        self.has_claude = services.has_claude
+
+    @cached_property
+    def cycles(self) -> "AsyncCyclesClient":
+        """The budget authority, which this tenant alone is seen of.
+
+        Raises:
+            ConfigurationError: a Cycles server holds the budgets, and its key speaks for another tenant.
+        """
+        return self._services.cycles_for(self.subject.tenant)
+
+    @property
+    def prices(self) -> "PriceBook":
+        """The prices in force."""
+        return self._services.prices
+
+    @property
+    def claude(self) -> "Claude":
+        """The gated Messages client.
+
+        Raises:
+            ConfigurationError: no API key is set.
+        """
+        return self._services.claude
+
+    @property
+    def delegations(self) -> "DelegationRunner":
+        """The delegations of this process, which are asked for by tenant.
+
+        Raises:
+            ConfigurationError: no API key is set, or budgets are another tenant's.
+        """
+        _ = self.cycles
+        return self._services.delegations
+
+
+class Guests:
+    """Gives each request its view of the process.
+
+    Args:
+        services: the process itself, which a request without a token is given.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def admit(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """Serve a request within what its token allows (an MCP middleware)."""
+        assert isinstance(ctx.request, Request), "over HTTP every message has the request that brought it"
+        grant = grant_of(ctx.request)
+        if grant is None:
+            return await call_next(ctx)
+        if grant.tools is not None and ctx.method == "tools/call":
+            name = (ctx.params or {}).get("name")
+            if name not in grant.tools:
+                return failure(
+                    InvalidArgumentError(f"There is no tool {name!r}: the tools are {', '.join(sorted(grant.tools))}.")
+                )
+        result = await call_next(replace(ctx, lifespan_context=Guest(self._services, grant)))
+        return _only(result, grant.tools) if ctx.method == "tools/list" else result
+
+
+def _only(result: HandlerResult, names: frozenset[str] | None) -> HandlerResult:
+    """Keep the tools of these names in a list of them."""
+    if names is None:
+        return result
+    if isinstance(result, ListToolsResult):
+        return result.model_copy(update={"tools": [tool for tool in result.tools if tool.name in names]})
+    assert isinstance(result, dict)
+    return {**result, "tools": [tool for tool in result["tools"] if tool["name"] in names]}
