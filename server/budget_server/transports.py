@@ -3,6 +3,7 @@
 What the process has is made before the first connection and closed after the last: no connection owns it.
 """
 
+import asyncio
 import logging
 import os
 import signal
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from budget_server.access.tokens import Tokens
     from budget_server.network import Door, Transport
+    from budget_server.storage.asynchronous import AsyncFile
     from budget_server.storage.file import DurableFile
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,9 @@ SETTLE_SECONDS = 1.5
 
 FAREWELL_SECONDS = 0.4
 """How long the last answers may then take to leave."""
+
+ENDING_SECONDS = 1.95
+"""When a process that serves over HTTP is gone at the latest."""
 
 
 def serve_stdio(settings: Settings) -> int:
@@ -71,15 +76,16 @@ def serve_http(
 
     tools = chosen_tools(settings.budget_tools)
     services = Services(settings)
+    kept_tokens = AsyncFile(Writer(tokens))
     door = create_app(
         create_server(services, tools),
         services,
         transport,
-        AsyncFile(Writer(tokens)),
+        kept_tokens,
         is_token_required=is_token_required,
         allowed_hosts=allowed_hosts,
     )
-    return anyio.run(_serve_http, door, services, listener, transport)
+    return anyio.run(_serve_http, door, services, listener, transport, kept_tokens)
 
 
 async def _serve_stdio(server: BudgetServer, services: Services) -> int:
@@ -104,7 +110,13 @@ async def _end_on_signal(services: Services) -> None:
             os._exit(128 + received)
 
 
-async def _serve_http(door: "Door", services: Services, listener: "socket.socket", transport: "Transport") -> int:
+async def _serve_http(
+    door: "Door",
+    services: Services,
+    listener: "socket.socket",
+    transport: "Transport",
+    tokens: "AsyncFile[Tokens]",
+) -> int:
     from budget_server.network import PATHS
     from budget_server.sockets import base_url
 
@@ -117,6 +129,8 @@ async def _serve_http(door: "Door", services: Services, listener: "socket.socket
             task_status.started()
             async for received in signals:
                 code = 128 + received
+                # Whatever is not done by then is settled at the next start.
+                asyncio.get_running_loop().call_later(ENDING_SECONDS, os._exit, code)
                 door.shut()
                 await _settle(services)  # calls that wait for what is stopped now get their answers
                 await door.end()
@@ -130,6 +144,7 @@ async def _serve_http(door: "Door", services: Services, listener: "socket.socket
         sys.stderr.flush()
         await web.serve(sockets=[listener])
         tasks.cancel_scope.cancel()
+    await tokens.aclose()
     return code
 
 

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import httpx
@@ -13,11 +13,12 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mcp import Client
+from mcp.types import RequestParamsMeta
 
 from budget_server.app import TOOLS
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
-from hosting import ALLOCATED, Environment, call, complaint_of, ledger_balance, refused, run_program
+from budget_tools.delegation.records import PARENT_META
+from hosting import ALLOCATED, Environment, call, complaint_of, ledger_balance, refused, run_program, text_of
 from networking import RawHost, Served, new_token, serving
 
 CONNECTIONS = [("streamable-http", "auto"), ("streamable-http", "legacy"), ("sse", "legacy")]
@@ -185,6 +186,27 @@ async def test_resuming_lifts_no_delegation_over_the_ceiling(environment: Enviro
 
 
 @pytest.mark.anyio
+@pytest.mark.usefixtures("workshop")
+async def test_resuming_spends_as_nobody_whom_a_token_could_not_name(environment: Environment) -> None:
+    """Cycles v0, Subject: a delegation goes on as whoever began it, so that must be the token's to spend as."""
+    tokens = [new_token(environment, *who) for who in (("--agent", "one"), ("--agent", "two"), ())]
+    async with ScriptedClaude([Turn(text="So far."), Turn(text="All of it.")]) as endpoint:
+        environment |= {"ANTHROPIC_API_KEY": "test-key", "ANTHROPIC_BASE_URL": endpoint.base_url}
+        with serving(environment, "streamable-http") as served, anyio.fail_after(60):
+            one, two, whole = (served.host(token=token) for token in tokens)
+            async with one as first, two as second, whole as third:
+                stopped = await call(first, "delegate_to_claude", task="Do it.", tools=["workshop__stock"], max_turns=1)
+                again = {"resume": stopped["delegation_id"], "max_turns": 3}
+                sideways = await refused(second, "delegate_to_claude", **again)
+                sent = len(endpoint.message_requests)
+                resumed = await call(third, "delegate_to_claude", **again)
+
+    assert "tenant:local/agent:one" in sideways
+    assert sent == 1
+    assert resumed["status"] == "completed"
+
+
+@pytest.mark.anyio
 async def test_a_session_belongs_to_the_token_that_opened_it(environment: Environment) -> None:
     """MCP, security: an id that was overheard is no way into somebody else's session."""
     mine, theirs = new_token(environment), new_token(environment)
@@ -324,8 +346,6 @@ def test_no_tenant_sees_or_moves_anything_of_another(
 @pytest.mark.anyio
 async def test_a_delegation_cannot_be_hung_under_another_tenants(environment: Environment) -> None:
     """A caller says in _meta what it is nested in: it must not draw on the limit of a stranger's delegation."""
-    from budget_tools.delegation.records import PARENT_META
-
     for tenant in ("acme", "globex"):
         allocate(environment, tenant, "1")
     acme, globex = new_token(environment, "--tenant", "acme"), new_token(environment, "--tenant", "globex")
@@ -334,16 +354,20 @@ async def test_a_delegation_cannot_be_hung_under_another_tenants(environment: En
         with serving(environment, "streamable-http") as served, anyio.fail_after(60):
             async with served.host(token=acme) as one, served.host(token=globex) as two:
                 above = await call(one, "delegate_to_claude", task="Do it.")
-                await _delegate(two, {PARENT_META: above["delegation_id"]})
+                hung = await two.call_tool("delegate_to_claude", {"task": "Do it."}, meta=_under(above))
                 status = await call(one, "delegation_status", delegation_id=above["delegation_id"])
 
+            sent = len(endpoint.message_requests)
+
+    assert hung.is_error
+    assert "is another tenant's" in text_of(hung)
+    assert sent == 1
     assert "spent_by_nested" not in status
     assert status["spent"] == above["spent"]
 
 
-async def _delegate(client: Client, meta: dict[str, Any]) -> None:
-    answered = await client.call_tool("delegate_to_claude", {"task": "Do it."}, meta=meta)  # type: ignore[arg-type]
-    assert not answered.is_error
+def _under(above: dict[str, Any]) -> RequestParamsMeta:
+    return cast("RequestParamsMeta", {PARENT_META: above["delegation_id"]})
 
 
 def test_every_tool_is_one_of_the_property() -> None:

@@ -109,7 +109,7 @@ async def delegate_to_claude(
             narrowed = kit.subject.narrowed(subject)
             repeated |= {"levels": narrowed.levels, "dimensions": narrowed.dimensions}
         delegation = await kit.delegations.resume(
-            kit.subject.tenant,
+            kit.subject,
             resume,
             key,
             max_turns=max_turns,

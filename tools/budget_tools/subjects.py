@@ -80,10 +80,15 @@ class Subject:
                 )
             if self._is_fixed and self._fixes(level) and value != self.levels.get(level):
                 raise InvalidArgumentError(
-                    f"subject.{level} is not yours to choose: leave it out; this client spends as "
-                    f"{derive_scopes(self.levels)[-1]} and below."
+                    f"subject.{level} is not yours to choose: leave it out; this client spends as {self} and below."
                 )
         return Subject({**self.levels, **given}, {**self.dimensions, **argument.dimensions})
+
+    def reaches(self, other: "Subject") -> bool:
+        """Say whether a call may spend as that one."""
+        if not self._is_fixed:
+            return True
+        return all(other.levels.get(level) == self.levels.get(level) for level in LEVELS if self._fixes(level))
 
     def _fixes(self, level: str) -> bool:
         return LEVELS.index(level) <= max(LEVELS.index(own) for own in self.levels)
@@ -93,6 +98,9 @@ class Subject:
         if RUN_ID in self.dimensions or len(self.dimensions) >= MAX_DIMENSIONS:
             return self
         return Subject(self.levels, {**self.dimensions, RUN_ID: run_id})
+
+    def __str__(self) -> str:
+        return derive_scopes(self.levels)[-1]
 
     def wire(self) -> dict[str, Any]:
         """Give the protocol's Subject."""

@@ -77,10 +77,12 @@ class Delegations:
         above = self._db.execute("SELECT tenant, depth FROM delegations WHERE delegation_id = ?", (parent_id,)).get
         if above is not None:
             tenant, above_depth = above
-            if tenant == call.tenant:
-                depth = max(depth, above_depth + 1)
-            else:
-                parent_id = ""  # a caller says what it is nested in: nobody may draw on another tenant's limit
+            if tenant != call.tenant:
+                # A caller says what it is nested in: nobody may draw on another tenant's limit, nor leave it.
+                raise InvalidArgumentError(
+                    f"The delegation {parent_id} that this one is nested in is another tenant's: nothing was started."
+                )
+            depth = max(depth, above_depth + 1)
         self._limits.check_depth(depth)
         self._limits.check_running(self._db, parent_id, self._owners.is_alive)
         self._db.execute(

@@ -31,6 +31,7 @@ from budget_tools.errors import AuthorityError, BudgetError, ConfigurationError,
 from budget_tools.ids import time_ordered_id
 from budget_tools.money import USD_MICROCENTS
 from budget_tools.pricing import PriceBook
+from budget_tools.subjects import Subject
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class DelegationRunner:
 
     async def resume(
         self,
-        tenant: str,
+        spender: Subject,
         delegation_id: str,
         idempotency_key: str,
         *,
@@ -128,7 +129,7 @@ class DelegationRunner:
         """Let a delegation that stopped go on from its last finished turn, or join the call that resumed it.
 
         Args:
-            tenant: whose delegation.
+            spender: who asks: one of the same tenant, and allowed to spend as the delegation does.
             delegation_id: which one.
             idempotency_key: of this call.
             max_turns: the new limit of its turns, earlier ones included; ``None`` leaves it.
@@ -138,20 +139,25 @@ class DelegationRunner:
             parent_id: the delegation whose sub-agent asks; ``""`` for a host.
 
         Raises:
-            InvalidArgumentError: it is unknown, runs, was given another task, or has nothing left to do; nothing was
-                changed.
+            InvalidArgumentError: it is unknown, spends as somebody else, runs, was given another task, or has nothing
+                left to do; nothing was changed.
             ConfigurationError: a tool's server does not start, or this process is ending; nothing was changed.
         """
         asked = {"resume": delegation_id, "max_turns": max_turns, "budget_microcents": budget_microcents}
-        call = _call(tenant, idempotency_key, asked)
+        call = _call(spender.tenant, idempotency_key, asked)
         async with self._starting:
             await self.settle_orphans()
-            before = await self._store.find(tenant, delegation_id)
+            before = await self._store.find(spender.tenant, delegation_id)
             if parent_id and before.parent_id != parent_id:
                 # What it spends would not count in the limits of the one that asks.
                 raise InvalidArgumentError(
                     f"The delegation {delegation_id} was not made by yours: delegate a new task instead.",
                     code="NOT_RESUMABLE",
+                )
+            if not spender.reaches(before.task.subject):
+                raise InvalidArgumentError(
+                    f"The delegation {delegation_id} spends as {before.task.subject}, which is not yours to spend as: "
+                    "delegate its task anew."
                 )
             _check_repeated(before.task, repeated)
             if budget_microcents is None and ceiling_microcents is not None:
