@@ -1,12 +1,14 @@
 """What the tests of the network transports share: the server as a process on a port, and hosts that connect to it."""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -85,6 +87,18 @@ def serving(environment: Environment, transport: str, *arguments: str) -> Iterat
     with process:
         try:
             yield Served(process, transport)
+        finally:
+            process.kill()
+
+
+@contextmanager
+def lost_host(served: Served, mode: str, token: str = "") -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a host that delegates, as a process to be killed."""
+    program = [sys.executable, "-m", "lost_host", served.transport, served.url, mode, token]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen(program, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield process
         finally:
             process.kill()
 

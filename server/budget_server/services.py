@@ -94,8 +94,8 @@ class Services:
         assert isinstance(self.cycles, EmbeddedCyclesClient)
         return self.cycles
 
-    @property
-    def _house_cycles(self) -> "AsyncCyclesClient":
+    @cached_property
+    def house_cycles(self) -> "AsyncCyclesClient":
         """The authority for what this process itself does, on behalf of whichever tenant's delegation it runs."""
         embedded = self._embedded
         return self.cycles if embedded is None else embedded.speaking_for_all()
@@ -173,7 +173,7 @@ class Services:
         from budget_tools.delegation.runner import DelegationRunner
 
         return DelegationRunner(
-            cycles=self._house_cycles,
+            cycles=self.house_cycles,
             claude=lambda: self.claude,
             prices=self.prices,
             toolbox=self.toolbox,
@@ -217,7 +217,7 @@ class Services:
         from runcycles.retry import AsyncCommitRetryEngine
 
         self._journal_engine = AsyncCommitRetryEngine(self._cycles_config)
-        self._journal_engine.set_client(self._house_cycles)
+        self._journal_engine.set_client(self.house_cycles)
 
     async def aclose(self) -> None:
         """Settle what runs, then close everything that was opened."""

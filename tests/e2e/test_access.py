@@ -19,7 +19,7 @@ from budget_server.app import TOOLS
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
 from budget_tools.delegation.records import PARENT_META
 from hosting import ALLOCATED, Environment, call, complaint_of, ledger_balance, refused, run_program, text_of
-from networking import RawHost, Served, new_token, serving
+from networking import RawHost, Served, lost_host, new_token, serving
 
 CONNECTIONS = [("streamable-http", "auto"), ("streamable-http", "legacy"), ("sse", "legacy")]
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
@@ -204,6 +204,34 @@ async def test_resuming_spends_as_nobody_whom_a_token_could_not_name(environment
     assert "tenant:local/agent:one" in sideways
     assert sent == 1
     assert resumed["status"] == "completed"
+
+
+@pytest.mark.anyio
+async def test_what_a_killed_process_left_in_flight_is_charged_to_the_tenant_whose_it_was(
+    environment: Environment,
+) -> None:
+    """Crash: the next start settles for every tenant that the process worked for."""
+    allocate(environment, "acme", "1")
+    secret = new_token(environment, "--tenant", "acme")
+    async with ScriptedClaude([Turn(text="never heard", hold=anyio.Event())]) as endpoint:
+        environment |= {"ANTHROPIC_API_KEY": "test-key", "ANTHROPIC_BASE_URL": endpoint.base_url}
+        with serving(environment, "streamable-http") as served, lost_host(served, "auto", secret), anyio.fail_after(60):
+            await endpoint.wait_for_requests(1)
+            bound = (await anyio.to_thread.run_sync(ledger_balance, environment, "acme"))["reserved"]
+            served.process.kill()
+            await anyio.to_thread.run_sync(served.process.wait)
+        with serving(environment, "streamable-http") as served, anyio.fail_after(60):
+            async with served.host(token=secret) as client:
+                (summary,) = (await call(client, "list_delegations"))["delegations"]
+                status = await call(
+                    client, "delegation_status", delegation_id=summary["delegation_id"], wait_seconds=30
+                )
+
+    assert status["status"] != "running"
+    balance = ledger_balance(environment, "acme")
+    assert (balance["reserved"], balance["spent"]) == (0, bound)
+    assert bound > 0
+    assert ledger_balance(environment)["spent"] == 0
 
 
 @pytest.mark.anyio

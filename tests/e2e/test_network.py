@@ -1,14 +1,11 @@
 """Hosts that reach the server over SSE and streamable HTTP, and what becomes of the money when they leave."""
 
-import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
-from pathlib import Path
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
 import anyio
@@ -20,7 +17,7 @@ from budget_server.app import TOOLS
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
 from budget_server.network import MAX_BODY_BYTES
 from hosting import ALLOCATED, Environment, call, complaint_of, ledger_balance
-from networking import Served, serving
+from networking import lost_host, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -43,18 +40,6 @@ ACCEPT = {"Accept": "application/json, text/event-stream"}
 def with_claude(environment: Environment, endpoint: ScriptedClaude) -> Environment:
     """Settings of a server that delegates to the scripted stand-in."""
     return {**environment, "ANTHROPIC_API_KEY": "test-key", "ANTHROPIC_BASE_URL": endpoint.base_url}
-
-
-@contextmanager
-def lost_host(served: Served, mode: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a host that delegates, as a process to be killed."""
-    program = [sys.executable, "-m", "lost_host", served.transport, served.url, mode]
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[1])}
-    with subprocess.Popen(program, env=environment, stdin=subprocess.DEVNULL) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 @pytest.mark.parametrize(
