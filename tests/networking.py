@@ -137,6 +137,11 @@ class RawHost:
         result = json.loads(data)["result"]
         return result.get("isError", False), result["structuredContent"]
 
+    def read(self, uri: str) -> str:
+        """Read a resource, and give all of the answer, refusals included."""
+        answer = self._post("resources/read", uri=uri)
+        return "".join(line for line in answer.text.splitlines() if line.startswith("data: {"))
+
     def close(self) -> None:
         """Leave."""
         self._client.close()

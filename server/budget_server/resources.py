@@ -18,7 +18,7 @@ from budget_tools.cycles import body_of
 from budget_tools.errors import AuthorityError, BudgetError
 from budget_tools.list_reservations import ReservationSummary
 from budget_tools.money import Money, format_usd
-from budget_tools.toolkit import Toolkit
+from budget_tools.toolkit import Toolkit, visiting
 from budget_tools.uris import BALANCES, DELEGATION, GUIDE, PRICES, RESERVATION
 
 P = ParamSpec("P")
@@ -49,20 +49,24 @@ To read: `budget://balances`, `budget://prices`, `budget://reservations/{reserva
 """
 
 
-def add_resources(server: MCPServer[Toolkit], kit: Toolkit) -> None:
+def add_resources(server: MCPServer[Toolkit], process: Toolkit) -> None:
     """Let hosts read how budgets, reservations and delegations stand, and complete their ids."""
+
+    def view() -> Toolkit:
+        return visiting.get(process)
 
     @server.resource(BALANCES, title="Budgets", mime_type=JSON)
     @_in_one_sentence
     async def balances() -> str:
         """How every budget stands that spending here draws on, and those within, by scope."""
+        kit = view()
         return _json((await look(kit, kit.subject)).model_dump(mode="json", exclude_none=True))
 
     @server.resource(PRICES, title="Prices", mime_type=JSON)
     @_in_one_sentence
     async def prices() -> str:
         """What each model costs now, in US dollars per million tokens."""
-        return _json(_prices(kit))
+        return _json(_prices(view()))
 
     @server.resource(GUIDE, title="Spending money safely", mime_type="text/markdown")
     async def guide() -> str:
@@ -73,17 +77,17 @@ def add_resources(server: MCPServer[Toolkit], kit: Toolkit) -> None:
     @_in_one_sentence
     async def reservation(reservation_id: str) -> str:
         """What is held, or what became of it."""
-        body = body_of(await kit.cycles.get_reservation(reservation_id), f"read reservation {reservation_id}")
+        body = body_of(await view().cycles.get_reservation(reservation_id), f"read reservation {reservation_id}")
         return _json(ReservationSummary.read(body).model_dump(mode="json", exclude_none=True))
 
     @server.resource(DELEGATION, title="Delegation", mime_type=JSON)
     @_in_one_sentence
     async def delegation(delegation_id: str) -> str:
         """A delegation's turns, and all that was said in it: untrusted words."""
-        return _json(await _transcript(kit, delegation_id))
+        return _json(await _transcript(view(), delegation_id))
 
     async def complete(_ctx: ServerRequestContext[Any, Any], params: CompleteRequestParams) -> CompleteResult:
-        values = await _candidates(kit, params.ref, params.argument.name)
+        values = await _candidates(view(), params.ref, params.argument.name)
         fitting = [value for value in values if value.startswith(params.argument.value)]
         few = Completion(values=fitting[:MAX_COMPLETIONS], has_more=len(fitting) > MAX_COMPLETIONS)
         return CompleteResult(completion=few)

@@ -183,14 +183,14 @@ class Services:
             keep_days=self._settings.budget_keep_days,
         )
 
-    async def periods(self) -> dict[tuple[str, str], str]:
-        """How often budgets start anew; a Cycles server does not say."""
+    async def periods(self, tenant: str = "") -> dict[tuple[str, str], str]:
+        """How often a tenant's budgets start anew, by default this server's own; a Cycles server does not say."""
         if self._store is None:
             return {}
         from budget_server.authority.client import EmbeddedCyclesClient
 
         assert isinstance(self.cycles, EmbeddedCyclesClient)
-        found = await self.cycles.ledger.run(lambda ledger: all_budgets(ledger.db, self.subject.tenant))
+        found = await self.cycles.ledger.run(lambda ledger: all_budgets(ledger.db, tenant or self.subject.tenant))
         return {(budget.scope, budget.unit): budget.period for budget in found}
 
     async def check_authority(self) -> None:

@@ -314,12 +314,22 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 TENANTS = st.sampled_from(["acme", "globex"])
 STEPS = st.one_of(
     st.tuples(st.just("reserve"), TENANTS, st.integers(1, 1_000)),
-    st.tuples(st.just("commit"), TENANTS, st.integers(0, 1_000)),
+    st.tuples(st.sampled_from(["commit", "release", "extend"]), TENANTS, st.integers(0, 1_000)),
+    st.tuples(st.just("record"), TENANTS, st.integers(1, 1_000)),
     st.tuples(st.just("delegate"), TENANTS, st.integers(0, 1)),
     st.tuples(st.just("resume"), TENANTS, st.integers(0, 1_000)),
     st.tuples(st.just("cancel"), TENANTS, st.integers(0, 1_000)),
     st.tuples(st.just("list"), TENANTS, st.just(0)),
 )
+
+
+def touch(host: RawHost, action: str, reservation_id: str) -> tuple[bool, dict[str, Any]]:
+    """Settle a reservation, give it back, or hold it longer."""
+    if action == "commit":
+        return host.call("commit_usage", reservation_id=reservation_id, usd="0")
+    if action == "release":
+        return host.call("release_budget", reservation_id=reservation_id)
+    return host.call("extend_reservation", reservation_id=reservation_id, seconds=1)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -338,17 +348,20 @@ def test_no_tenant_sees_or_moves_anything_of_another(
             assert not is_refused
             assert all(scope.startswith(f"tenant:{tenant}") for scope in held["affected_scopes"])
             house.held[tenant][held["reservation_id"]] = number
-        elif action == "commit":
+        elif action == "record":
+            is_refused, _ = host.call("record_usage", usd=f"0.0{number:04d}")
+            assert not is_refused
+        elif action in ("commit", "release", "extend"):
             for whose in (other, tenant):
                 if not (known := sorted(house.held[whose])):
                     continue
                 chosen = known[number % len(known)]
-                is_refused, answer = host.call("commit_usage", reservation_id=chosen, usd="0")
-                assert is_refused == (whose == other), answer
-                if whose == tenant:
+                is_refused, answer = touch(host, action, chosen)
+                if whose == other:
+                    assert (is_refused, answer["code"]) == (True, "FORBIDDEN")
+                elif action != "extend":
+                    assert not is_refused, answer
                     del house.held[whose][chosen]
-                else:
-                    assert answer["code"] == "FORBIDDEN"
         elif action == "delegate":
             key = data.draw(keys)
             is_refused, done = host.call("delegate_to_claude", task="Do it.", idempotency_key=key, max_turns=1)
@@ -368,6 +381,14 @@ def test_no_tenant_sees_or_moves_anything_of_another(
             seen = {each["delegation_id"] for each in answer["delegations"]}
             assert not is_refused
             assert seen <= house.delegations[tenant]
+            _, checked = host.call("check_budget")
+            _, reservations = host.call("list_reservations", limit=200)
+            shown = json.dumps([checked, reservations, host.read("budget://balances")])
+            for of_other in (*house.held[other], *house.delegations[other]):
+                shown += host.read(f"budget://reservations/{of_other}") + host.read(f"budget://delegations/{of_other}")
+            assert f"tenant:{tenant}" in shown
+            assert f"tenant:{other}" not in shown
+            assert "Do it." not in shown
         assert house.remaining(other) == others_before
 
 

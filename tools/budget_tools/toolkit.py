@@ -5,6 +5,7 @@ conversations need only a part of it.
 """
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
 
 from mcp.server.mcpserver import Context
@@ -69,6 +70,9 @@ class Toolkit(Protocol):
             ConfigurationError: no API key is set.
         """
 
+
+visiting: ContextVar[Toolkit] = ContextVar("visiting")
+"""A request's own view of the process, where it has one: to what has no context, such as a resource."""
 
 ToolContext = Context[Toolkit]
 """What a tool's ``ctx`` argument is."""

@@ -3,6 +3,7 @@
 An MCP middleware gives each request its own view of the process; the tools find it where they always look.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from budget_server.services import Services
 from budget_tools.answers import failure
 from budget_tools.errors import InvalidArgumentError
 from budget_tools.subjects import Subject
+from budget_tools.toolkit import visiting
 
 if TYPE_CHECKING:
     from runcycles import AsyncCyclesClient
@@ -45,6 +47,10 @@ class Guest:
             ConfigurationError: a Cycles server holds the budgets, and its key speaks for another tenant.
         """
         return self._services.cycles_for(self.subject.tenant)
+
+    async def periods(self) -> Mapping[tuple[str, str], str]:
+        """How often this tenant's budgets start anew."""
+        return await self._services.periods(self.subject.tenant)
 
     @property
     def prices(self) -> "PriceBook":
@@ -93,7 +99,12 @@ class Guests:
                 return failure(
                     InvalidArgumentError(f"There is no tool {name!r}: the tools are {', '.join(sorted(grant.tools))}.")
                 )
-        result = await call_next(replace(ctx, lifespan_context=Guest(self._services, grant)))
+        guest = Guest(self._services, grant)
+        visit = visiting.set(guest)
+        try:
+            result = await call_next(replace(ctx, lifespan_context=guest))
+        finally:
+            visiting.reset(visit)
         return _only(result, grant.tools) if ctx.method == "tools/list" else result
 
 
