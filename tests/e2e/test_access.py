@@ -13,7 +13,8 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mcp.types import RequestParamsMeta
+from mcp.shared.exceptions import MCPError
+from mcp.types import METHOD_NOT_FOUND, RequestParamsMeta
 
 from budget_server.app import TOOLS
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
@@ -232,6 +233,22 @@ async def test_what_a_killed_process_left_in_flight_is_charged_to_the_tenant_who
     assert (balance["reserved"], balance["spent"]) == (0, bound)
     assert bound > 0
     assert ledger_balance(environment)["spent"] == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("transport", "mode"), CONNECTIONS)
+async def test_a_token_opens_nothing_that_looks_past_its_own_tenant(
+    environment: Environment, transport: str, mode: str
+) -> None:
+    """What is not known to keep to a guest's view of the process is refused, whoever adds it."""
+    secret = new_token(environment, "--tenant", "acme")
+    with serving(environment, transport) as served, anyio.fail_after(60):
+        async with served.host(mode, secret) as client:
+            with pytest.raises(MCPError) as refusal:
+                await client.read_resource("budget://balances")
+            await client.list_tools()
+
+    assert refusal.value.code == METHOD_NOT_FOUND
 
 
 @pytest.mark.anyio

@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.types import ListToolsResult
+from mcp.shared.exceptions import MCPError
+from mcp.types import METHOD_NOT_FOUND, ListToolsResult
 from starlette.requests import Request
 
 from budget_server.access.gate import grant_of
@@ -26,6 +27,23 @@ if TYPE_CHECKING:
     from budget_tools.delegation.claude import Claude
     from budget_tools.delegation.runner import DelegationRunner
     from budget_tools.pricing import PriceBook
+
+
+SAFE_METHODS = frozenset(
+    {
+        "initialize",
+        "ping",
+        "server/discover",
+        "logging/setLevel",
+        "tools/list",
+        "tools/call",
+        "prompts/list",
+        "prompts/get",
+        "resources/list",
+        "resources/templates/list",
+    }
+)
+"""What a guest may ask: what looks at the process itself, past a guest's view of it, would show it other tenants."""
 
 
 class Guest:
@@ -93,6 +111,8 @@ class Guests:
         grant = grant_of(ctx.request)
         if grant is None:
             return await call_next(ctx)
+        if ctx.method not in SAFE_METHODS and not ctx.method.startswith("notifications/"):
+            raise MCPError(code=METHOD_NOT_FOUND, message=f"{ctx.method} is not served to clients with a token.")
         if grant.tools is not None and ctx.method == "tools/call":
             name = (ctx.params or {}).get("name")
             if name not in grant.tools:
