@@ -137,9 +137,9 @@ class RawHost:
         result = json.loads(data)["result"]
         return result.get("isError", False), result["structuredContent"]
 
-    def read(self, uri: str) -> str:
-        """Read a resource, and give all of the answer, refusals included."""
-        answer = self._post("resources/read", uri=uri)
+    def ask(self, method: str, **params: object) -> str:
+        """Ask for anything, and give all of the answer, refusals included."""
+        answer = self._post(method, **params)
         return "".join(line for line in answer.text.splitlines() if line.startswith("data: {"))
 
     def close(self) -> None:

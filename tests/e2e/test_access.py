@@ -13,7 +13,6 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mcp.shared.exceptions import MCPError
 from mcp.types import METHOD_NOT_FOUND, RequestParamsMeta
 
 from budget_server.app import TOOLS
@@ -237,18 +236,27 @@ async def test_what_a_killed_process_left_in_flight_is_charged_to_the_tenant_who
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("transport", "mode"), CONNECTIONS)
-async def test_a_token_opens_nothing_that_looks_past_its_own_tenant(
-    environment: Environment, transport: str, mode: str
-) -> None:
-    """What is not known to keep to a guest's view of the process is refused, whoever adds it."""
+async def test_a_token_reads_the_budgets_of_its_own_tenant(environment: Environment, transport: str, mode: str) -> None:
+    """README, Over the network: a client sees its own tenant's balances, on every transport."""
+    allocate(environment, "acme", "2")
     secret = new_token(environment, "--tenant", "acme")
     with serving(environment, transport) as served, anyio.fail_after(60):
         async with served.host(mode, secret) as client:
-            with pytest.raises(MCPError) as refusal:
-                await client.read_resource("budget://balances")
-            await client.list_tools()
+            read = (await client.read_resource("budget://balances")).model_dump_json()
 
-    assert refusal.value.code == METHOD_NOT_FOUND
+    assert "tenant:acme" in read
+    assert "tenant:local" not in read
+
+
+def test_a_token_opens_nothing_that_looks_past_its_own_tenant(environment: Environment) -> None:
+    """What is not known to keep to a guest's view of the process is refused, whoever adds it."""
+    secret = new_token(environment, "--tenant", "acme")
+    with serving(environment, "streamable-http") as served:
+        host = RawHost(served.url, secret)
+        answer = host.ask("resources/subscribe", uri="budget://balances")
+        host.close()
+
+    assert f'"code":{METHOD_NOT_FOUND}' in answer.replace(" ", "")
 
 
 @pytest.mark.anyio
@@ -400,9 +408,10 @@ def test_no_tenant_sees_or_moves_anything_of_another(
             assert seen <= house.delegations[tenant]
             _, checked = host.call("check_budget")
             _, reservations = host.call("list_reservations", limit=200)
-            shown = json.dumps([checked, reservations, host.read("budget://balances")])
+            shown = json.dumps([checked, reservations, host.ask("resources/read", uri="budget://balances")])
             for of_other in (*house.held[other], *house.delegations[other]):
-                shown += host.read(f"budget://reservations/{of_other}") + host.read(f"budget://delegations/{of_other}")
+                for kind in ("reservations", "delegations"):
+                    shown += host.ask("resources/read", uri=f"budget://{kind}/{of_other}")
             assert f"tenant:{tenant}" in shown
             assert f"tenant:{other}" not in shown
             assert "Do it." not in shown

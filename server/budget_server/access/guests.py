@@ -40,10 +40,12 @@ SAFE_METHODS = frozenset(
         "prompts/list",
         "prompts/get",
         "resources/list",
+        "resources/read",
         "resources/templates/list",
+        "completion/complete",
     }
 )
-"""What a guest may ask: what looks at the process itself, past a guest's view of it, would show it other tenants."""
+"""What a guest may ask. Subscriptions are not among it: what they announce is the process's, and so other tenants'."""
 
 
 class Guest:
