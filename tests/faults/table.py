@@ -162,7 +162,9 @@ def _killed(moment: Moment, how: str, fate: Fate, **how_to: object) -> Case:
 
 
 def _killed_at(moment: Moment, point: str, fate: Fate, how: str = "", **how_to: object) -> Case:
-    return _killed(moment, f"{point}{how}", fate, point=Point(name=point), **how_to)
+    # An answer that was final, and was written down, ends the delegation: nobody has to ask for it again.
+    status = "completed" if fate == "usage" else "failed"
+    return _killed(moment, f"{point}{how}", fate, point=Point(name=point), status=status, **how_to)
 
 
 def _away(moment: Moment, how: str, fate: Fate, **how_to: object) -> Case:

@@ -21,7 +21,7 @@ import anyio
 from budget_tools.cycles import Denial
 from budget_tools.delegation.caps import Allowance
 from budget_tools.delegation.claude import Claude, Failure
-from budget_tools.delegation.conversation import Conversation, notice
+from budget_tools.delegation.conversation import Conversation, last_turn_notice, notice
 from budget_tools.delegation.log import DelegationLog
 from budget_tools.delegation.policy import Fit, Fitter, request_options
 from budget_tools.delegation.purse import FINAL_DENIALS, Purse
@@ -47,11 +47,6 @@ SPARE_PARTS = 50
 CROWDED_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """How long to wait for money that others hold before a turn bends to what is left, or is the last."""
 
-_LAST_TURN = (
-    "This is your last turn: {reason}. You have no tools in it. Give your best final answer to the task now, from what "
-    "you know so far, and say what is missing."
-)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Landing:
@@ -67,7 +62,7 @@ class Landing:
 
     def told(self) -> tuple[Message, ...]:
         """Give the notice of it."""
-        return (notice(_LAST_TURN.format(reason=self.reason)),) if self.reason else ()
+        return (last_turn_notice(self.reason),) if self.reason else ()
 
 
 LAST_STEP = Landing(

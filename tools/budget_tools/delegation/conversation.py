@@ -20,6 +20,12 @@ _THOUGHTS = frozenset({"thinking", "redacted_thinking"})
 MAX_DIGEST_CHARACTERS = 200_000
 """How much of its own past a fresh conversation is told."""
 
+_LAST_TURN = "This is your last turn: "
+_LAST_TURN_REST = (
+    "You have no tools in it. Give your best final answer to the task now, from what you know so far, and say what is "
+    "missing."
+)
+
 _INTERRUPTED = "This call was cut off before its result was kept; whether it took effect is not known."
 _LEFT_OUT = "(Left out: what is left of the budget does not cover reading it.)"
 
@@ -34,6 +40,24 @@ def opening(task: Task) -> Message:
 def notice(text: str) -> Message:
     """Tell the sub-agent something."""
     return Message(role="user", content=text)
+
+
+def last_turn_notice(reason: str) -> Message:
+    """Tell the sub-agent that its next turn is its last, and why, as the middle of a sentence."""
+    return notice(f"{_LAST_TURN}{reason}. {_LAST_TURN_REST}")
+
+
+def final_answer(messages: Sequence[Message]) -> str | None:
+    """Give the answer that a conversation ends with of its own accord; ``None`` where it was made to, or goes on."""
+    if len(messages) < 2 or messages[-1].role != "assistant" or _tool_uses(messages[-1]):
+        return None
+    told = messages[-2].content
+    if isinstance(told, str) and told.startswith(_LAST_TURN):
+        return None
+    content = messages[-1].content
+    if isinstance(content, str):
+        return content
+    return "".join(block["text"] for block in content if block.get("type") == "text")
 
 
 def system_prompt(task: Task) -> str:

@@ -12,15 +12,17 @@ The same keys are used every time, so that settling twice changes nothing.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runcycles import AsyncCyclesClient, CyclesResponse
 
 from budget_tools.cycles import body_of
+from budget_tools.delegation.conversation import final_answer
 from budget_tools.delegation.log import turn_cost_microcents
 from budget_tools.delegation.records import ToolCallRecord, TurnRecord
-from budget_tools.delegation.store import DelegationStore, Orphan, Outcome, Spend, Step
+from budget_tools.delegation.store import DelegationStore, Orphan, Outcome, Spend, Step, Stored
+from budget_tools.delegation.structured import Mismatch, OutputSchema
 from budget_tools.errors import AuthorityError
 from budget_tools.money import Money
 
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 INTERRUPTED = Outcome(
     status="failed", hint="The process that ran it ended; what was in flight is settled. Resume it to go on."
 )
+
+_FINAL_STOP_REASONS = ("end_turn", "stop_sequence")
 
 _GONE = frozenset({404, 409})
 """Statuses by which an authority says that there is nothing left to settle."""
@@ -82,7 +86,24 @@ async def _settle(orphan: Orphan, store: DelegationStore, cycles: AsyncCyclesCli
             ),
         )
     if delegation.status == "running":
-        await store.write(delegation.delegation_id, Step(outcome=INTERRUPTED))
+        outcome = await _outcome(delegation, turns, store)
+        await store.write(delegation.delegation_id, Step(outcome=outcome))
+
+
+async def _outcome(delegation: Stored, turns: Mapping[int, TurnRecord], store: DelegationStore) -> Outcome:
+    """Say how a delegation ended whose process died: an answer that was final stays so, and is not asked for again."""
+    last = turns[max(turns)] if turns else None
+    if last is None or last.stop_reason not in _FINAL_STOP_REASONS:
+        return INTERRUPTED
+    answer = final_answer(await store.conversation(delegation.delegation_id))
+    if answer is None:
+        return INTERRUPTED
+    if delegation.task.output_schema is None:
+        return Outcome(status="completed")
+    checked = OutputSchema.parse(delegation.task.output_schema).check(answer)
+    if isinstance(checked, Mismatch):
+        return INTERRUPTED
+    return Outcome(status="completed", structured=checked.value)
 
 
 def _total(turns: Sequence[TurnRecord]) -> int:
