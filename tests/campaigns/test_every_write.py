@@ -165,7 +165,7 @@ async def test_whatever_write_was_the_last_one_the_next_start_settles_it(tmp_pat
     """Design, when things go wrong: what is found un-struck at a start is settled by the table; so at every moment."""
     usd, script = SCRIPTS[name]
     photos = await photographed(tmp_path, usd, script)
-    assert len(photos) > 10
+    assert len(photos) >= 8  # else it photographed nothing that matters
 
     for photo in photos:
         environment = {"BUDGET_DATA_DIR": str(photo.directory / "data")}
