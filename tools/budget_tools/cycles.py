@@ -149,8 +149,8 @@ def body_of(response: "CyclesResponse", doing: str, *, key: str = "") -> dict[st
 
 def tightest(balances: Iterable[Mapping[str, Any]], unit: str) -> Money | None:
     """Give the least that remains over the budgets of one subject, which is all that it can still reserve."""
-    amounts = [int(row["remaining"]["amount"]) for row in balances if row["remaining"]["unit"] == unit]
-    return Money.of(min(amounts), unit) if amounts else None
+    found = _tightest_of(balances, unit)
+    return None if found is None else found.remaining
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
