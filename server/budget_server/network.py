@@ -203,10 +203,16 @@ class _Visit:
 
 async def _unless(gone: anyio.Event, call_next: CallNext, ctx: ServerRequestContext[Any, Any]) -> HandlerResult:
     result: HandlerResult = CallToolResult(content=[TextContent(type="text", text="The client left.")], is_error=True)
+    problem: Exception | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_cancel_once, gone, tasks.cancel_scope)
-        result = await call_next(ctx)
+        try:
+            result = await call_next(ctx)
+        except Exception as exc:  # a task group would wrap it, and the SDK not know what to answer
+            problem = exc
         tasks.cancel_scope.cancel()
+    if problem is not None:
+        raise problem
     return result
 
 

@@ -1,5 +1,6 @@
 """Hosts that reach the server over SSE and streamable HTTP, and what becomes of the money when they leave."""
 
+import json
 import signal
 import socket
 import sys
@@ -267,6 +268,27 @@ async def test_a_body_past_all_measure_is_refused_and_the_next_one_served(
 
     assert (declared.status_code, streamed.status_code) == (413, 413)
     assert held["decision"] == "ALLOW"
+
+
+@pytest.mark.parametrize("version", [MODERN, OLDER])
+def test_a_call_that_is_no_call_is_refused_as_json_rpc_wants_it(environment: Environment, version: str) -> None:
+    """JSON-RPC 2.0, error -32602: what is wrong with a request is not an error of the server."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": MODERN,
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    headers = {**ACCEPT, "MCP-Protocol-Version": version, "Mcp-Method": "tools/call", "Mcp-Name": "check_budget"}
+    params = {"name": "check_budget", "arguments": "all of it", "_meta": meta}
+    with serving(environment, "streamable-http") as served, httpx.Client(headers=headers, timeout=10) as raw:
+        if version == OLDER:
+            raw.headers["Mcp-Session-Id"] = raw.post(served.url, json=INITIALIZE).headers["mcp-session-id"]
+            raw.post(served.url, json={"jsonrpc": "2.0", "method": "notifications/initialized"})
+        answer = raw.post(served.url, json={"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": params})
+        _, said = served.end()
+
+    message = next(line for line in answer.text.splitlines() if "jsonrpc" in line).removeprefix("data: ")
+    assert json.loads(message)["error"]["code"] == -32602
+    assert said == ""
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
