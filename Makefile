@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check format lock bench openapi pricing prices-check bundle clean
+.PHONY: demo test check format lock bench openapi pricing prices-check conformance bundle clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/cycles-budget-mcp demo
@@ -40,6 +40,10 @@ pricing: $(VENV)/.runtime
 
 prices-check: $(VENV)/.runtime $(VENV)/witness/.ready
 	$(BIN)/python tests/prices/witness.py $(VENV)/witness
+
+# MARKDOWN=docs/conformance.md writes the results down; without it they are compared with what is written there.
+conformance: $(VENV)/.runtime $(VENV)/conformance/.ready
+	PYTHONPATH=tests $(BIN)/python -m conformance.run $(VENV)/conformance $(if $(MARKDOWN),--markdown $(MARKDOWN))
 
 # Validated by the packer of the format's makers, where Node is here.
 bundle: $(VENV)/.runtime
@@ -86,4 +90,14 @@ $(VENV)/witness/.ready: requirements-witness.lock | $(VENV)/bin/python
 	rm -rf $(VENV)/witness
 	$(PIP) download --require-hashes --no-deps --only-binary :all: --platform manylinux_2_28_x86_64 \
 		--python-version 3.11 --requirement requirements-witness.lock --dest $(VENV)/witness
+	@touch $@
+
+LOCKED := $(addprefix tests/conformance/,package.json package-lock.json .npmrc)
+
+$(VENV)/conformance/.ready: $(LOCKED) | $(VENV)/bin/python
+	@command -v npm >/dev/null || { echo 'npm is needed, which comes with Node.js: install it, and try again.'; exit 1; }
+	rm -rf $(VENV)/conformance
+	mkdir $(VENV)/conformance
+	cp $(LOCKED) $(VENV)/conformance
+	cd $(VENV)/conformance && npm ci
 	@touch $@

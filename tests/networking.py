@@ -74,10 +74,12 @@ async def _streamable_http(url: str, headers: dict[str, str]) -> AsyncIterator[A
 
 
 @contextmanager
-def serving(environment: Environment, transport: str, *arguments: str) -> Iterator[Served]:
+def serving(
+    environment: Environment, transport: str, *arguments: str, program: str = "budget_server"
+) -> Iterator[Served]:
     """Serve on a free port; it does not outlive the test."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "budget_server", "serve", "--transport", transport, "--port", "0", *arguments],
+        [sys.executable, "-m", program, "serve", "--transport", transport, "--port", "0", *arguments],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
