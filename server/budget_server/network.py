@@ -4,7 +4,10 @@ Every request passes the *door*. It checks Host and Origin, so that no web page 
 name of its own; it notices a client that leaves before it has its answer; and when the process ends it tells whoever
 still waits that nothing more will come, as if the client had left. The SDK ends all kinds of streams upon that.
 
-The SDK's JSON answers and sessionless mode are not offered: both lose cancellation, and with it money.
+The SDK's JSON answers and sessionless mode are not offered: both lose cancellation, and with it money. Nor are
+resumable streams, which 2026-07-28 has dropped: the SDK stores what is to be replayed by request id alone, whoever's
+session it is of, and may lose an answer that comes while it replays. What a broken stream lost is asked for again, by
+idempotency key or delegation id, also after a restart.
 """
 
 from collections.abc import Callable, Sequence
@@ -138,8 +141,9 @@ class Door:
             await refusal(scope, receive, send)
             return
         visit = _Visit(receive, send, self._ended)
-        scope[_GONE] = visit.gone
-        await self._app(scope, visit.receive, visit.send)
+        # The SDK does not answer at all who asks it to replay what is not kept.
+        headers = [(name, value) for name, value in scope["headers"] if name != b"last-event-id"]
+        await self._app({**scope, "headers": headers, _GONE: visit.gone}, visit.receive, visit.send)
         await visit.finish()
 
     async def _refusal(self, scope: Scope) -> Response | None:

@@ -270,6 +270,18 @@ async def test_a_body_past_all_measure_is_refused_and_the_next_one_served(
     assert held["decision"] == "ALLOW"
 
 
+def test_a_host_that_comes_back_for_what_it_missed_is_given_a_stream_of_what_is_new(environment: Environment) -> None:
+    """MCP 2025-11-25, resumability: a server may replay what was missed; this one keeps nothing to replay."""
+    with serving(environment, "streamable-http") as served, httpx.Client(headers=ACCEPT, timeout=10) as raw:
+        opened = raw.post(served.url, json=INITIALIZE)
+        session = {"Mcp-Session-Id": opened.headers["mcp-session-id"], "MCP-Protocol-Version": OLDER}
+        with raw.stream("GET", served.url, headers={**session, "Last-Event-ID": "1"}) as back:
+            status, kind = back.status_code, back.headers["content-type"]
+
+    assert status == 200
+    assert kind.startswith("text/event-stream")
+
+
 @pytest.mark.parametrize("version", [MODERN, OLDER])
 def test_a_call_that_is_no_call_is_refused_as_json_rpc_wants_it(environment: Environment, version: str) -> None:
     """JSON-RPC 2.0, error -32602: what is wrong with a request is not an error of the server."""
