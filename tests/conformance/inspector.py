@@ -63,6 +63,14 @@ def inspect(node: Node, environment: Environment) -> Iterator[Inspection]:
 def _inspect(transport: str, era: str, command: Sequence[str], home: str) -> Inspection:
     """Ask the same of every transport and generation; the second one on a ledger repeats what the first has done."""
     host = _Host(command, home)
+    try:
+        _use(host)
+    except (KeyError, TypeError, ValueError) as exc:
+        host.problems.append(f"The last answer has another shape than it should: {exc!r}.")
+    return Inspection(transport=transport, era=era, commands=host.commands, problems=tuple(host.problems))
+
+
+def _use(host: "_Host") -> None:
     listed = host.ask("--method", "tools/list", "--strict")
     host.expect("tools/list", {tool["name"] for tool in listed["tools"]}, {tool.name for tool in TOOLS})
     arguments = {"usd": HELD_USD, "ttl_seconds": 3600, "idempotency_key": "inspected"}
@@ -74,11 +82,10 @@ def _inspect(transport: str, era: str, command: Sequence[str], home: str) -> Ins
     (balance,) = host.call("check_budget", {})["balances"]
     host.expect("check_budget", balance["reserved"]["amount"], HELD)
     refused = host.call("reserve_budget", {"usd": HELD_USD, "limit": 1}, code=TOOL_ERROR)
-    host.expect("reserve_budget with an unknown argument", refused["code"], "INVALID_ARGUMENT")
+    host.expect("reserve_budget with an unknown argument", refused.get("code"), "INVALID_ARGUMENT")
     read = host.ask("--method", "resources/read", "--uri", "budget://balances")
     (balance,) = json.loads(read["contents"][0]["text"])["balances"]
     host.expect("budget://balances", balance["remaining"]["amount"], ALLOCATED - HELD)
-    return Inspection(transport=transport, era=era, commands=host.commands, problems=tuple(host.problems))
 
 
 class _Host:

@@ -96,7 +96,7 @@ def main() -> int:
     if arguments.markdown is not None:
         arguments.markdown.write_text(written, encoding="utf-8")
     elif is_sound and (not DOCUMENT.exists() or DOCUMENT.read_text(encoding="utf-8") != written):
-        print("docs/conformance.md says otherwise: make conformance MARKDOWN=docs/conformance.md")
+        print("docs/conformance.md says otherwise; make conformance MARKDOWN=docs/conformance.md writes it anew.")
         is_sound = False
     return 0 if is_sound else 1
 
