@@ -123,7 +123,8 @@ async def test_spend_beyond_the_budget_is_capped_and_said(client: Client, tmp_pa
 
     assert booked["charged"]["usd"] == "1.00"
     assert "over its limit" in booked["hint"]
-    assert booked["warnings"] == checked["warnings"] == ["tenant:local has used 100 % of its 1.00 USD"]
+    warning = "tenant:local has reached the 95 % mark: 100 % of its 1.00 USD is used"
+    assert booked["warnings"] == checked["warnings"] == [warning]
     assert checked["balances"][0]["is_over_limit"] is True
     assert balance(tmp_path)["remaining"] == 0
 
@@ -204,10 +205,10 @@ async def test_balances_are_shown_by_scope_with_their_period(services: Services,
         "0.10",
     )
     assert bot["remaining"]["amount"] == bot["allocated"]["amount"] - bot["spent"]["amount"] - bot["reserved"]["amount"]
-    assert of_the_bot["warnings"] == ["tenant:local/agent:bot has used 75 % of its 0.40 USD"]
+    assert of_the_bot["warnings"] == ["tenant:local/agent:bot has reached the 50 % mark: 75 % of its 0.40 USD is used"]
     text = text_of(everything)
     assert "tenant:local/agent:bot: $0.10 remains of $0.40 per day ($0.00 spent, $0.30 reserved)" in text
-    assert "Warning: tenant:local/agent:bot has used 75 % of its 0.40 USD." in text
+    assert f"Warning: {of_the_bot['warnings'][0]}." in text
 
 
 async def test_without_a_budget_the_check_says_who_sets_one(tmp_path: Path) -> None:
@@ -225,16 +226,29 @@ async def test_without_a_budget_the_check_says_who_sets_one(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("used", "percent"), [("0.50", None), ("0.50000001", 50), ("0.7999", 79), ("0.83", 83), ("0.95", 95), ("1", 100)]
+    ("used", "mark", "percent"),
+    [
+        ("0.49999999", None, 49),
+        ("0.50", 50, 50),
+        ("0.79999999", 50, 79),
+        ("0.80", 80, 80),
+        ("0.94999999", 80, 94),
+        ("0.95", 95, 95),
+        ("1", 95, 100),
+    ],
 )
-async def test_a_budget_that_is_largely_used_is_warned_of(client: Client, used: str, percent: int | None) -> None:
-    """README, Budgets: whole numbers, in the structure and in the text, from the first microcent beyond half."""
+async def test_a_budget_that_reaches_a_mark_is_warned_of(
+    client: Client, used: str, mark: int | None, percent: int
+) -> None:
+    """README, Tools: the highest of 50, 80 and 95 %, to the microcent, in the structure and in the text."""
     held = await client.call_tool("reserve_budget", {"usd": used})
     assert held.structured_content is not None
     settled = await call(client, "commit_usage", reservation_id=held.structured_content["reservation_id"], usd=used)
 
-    expected = [] if percent is None else [f"tenant:local has used {percent} % of its 1.00 USD"]
+    warning = f"tenant:local has reached the {mark} % mark: {percent} % of its 1.00 USD is used"
+    expected = [] if mark is None else [warning]
     assert held.structured_content["warnings"] == settled["warnings"] == expected
+    assert ("Warning:" in text_of(held)) == bool(expected)
     assert all(f"Warning: {each}." in text_of(held) for each in expected)
 
 

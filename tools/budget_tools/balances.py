@@ -7,8 +7,8 @@ from pydantic import BaseModel
 
 from budget_tools.money import USD_MICROCENTS, Money, format_usd
 
-WARNED_FROM_PERCENT = 50
-"""A budget that is used beyond this is warned of, with the percentage, in every answer that moves or shows it."""
+MARKS_PERCENT = (95, 80, 50)
+"""A budget of which so much is used is warned of, with the highest it has reached, in every answer that moves it."""
 
 
 class Balance(BaseModel):
@@ -59,7 +59,7 @@ def amount_in(row: Mapping[str, Any], name: str) -> int:
 
 
 def usage_warnings(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Warn of the budgets, given as protocol Balances, that are used beyond the threshold, the fullest first.
+    """Warn of the budgets, given as protocol Balances, that have reached a mark, the fullest first.
 
     What is held counts as used: it may be spent at any moment.
     """
@@ -67,10 +67,13 @@ def usage_warnings(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         allocated = amount_in(row, "allocated")
         used = allocated - amount_in(row, "remaining")
-        if allocated > 0 and used * 100 > allocated * WARNED_FROM_PERCENT:
-            percent, unit = used * 100 // allocated, row["remaining"]["unit"]
+        percent = used * 100 // allocated if allocated > 0 else 0
+        mark = next((each for each in MARKS_PERCENT if percent >= each), None)
+        if mark is not None:
+            unit = row["remaining"]["unit"]
             whole = f"{format_usd(allocated)} USD" if unit == USD_MICROCENTS else f"{allocated} {unit}"
-            found.append((percent, f"{row['scope_path']} has used {percent} % of its {whole}"))
+            scope = row["scope_path"]
+            found.append((percent, f"{scope} has reached the {mark} % mark: {percent} % of its {whole} is used"))
     return [text for _, text in sorted(found, key=lambda each: -each[0])]
 
 

@@ -38,7 +38,7 @@ class ReserveBudgetResult(BaseModel):
     retry_after_ms: int | None = None
     affected_scopes: list[str] = []
     idempotency_key: str
-    warnings: list[str] = Field([], description="Budgets that are largely used.")
+    warnings: list[str] = Field([], description="Budgets used to 50, 80 or 95 %.")
     hint: str = Field("", description="What to do next.")
 
 
