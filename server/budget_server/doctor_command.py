@@ -16,12 +16,15 @@ def doctor(
         bool, typer.Option("--servers", help="Start each server of the tools file, and ask for its tools.")
     ] = False,
     online: Annotated[
-        bool, typer.Option("--online", help="Prove the API key with one request to the Claude API, free of charge.")
+        bool,
+        typer.Option(
+            "--online", help="Prove the API key with one request, free of charge; ask the OAuth issuer for its keys."
+        ),
     ] = False,
 ) -> None:
     """Check this installation, its budgets and its hosts, one line each; exit code 1 means that there is a problem.
 
-    Nothing is sent to the Claude API without --online, and no secret is shown.
+    Nothing is sent to the Claude API, or to an OAuth issuer, without --online, and no secret is shown.
     """
     is_sick = False
     for finding in _findings(servers=servers, online=online):
@@ -45,4 +48,5 @@ def _findings(*, servers: bool, online: bool) -> Iterator[Finding]:
         yield from money.prices(settings)
         yield from outside.tools(settings, starts_servers=servers)
         yield from outside.claude(settings, is_online=online)
+        yield from outside.issuer(settings, is_online=online)
     yield from outside.hosts(settings)

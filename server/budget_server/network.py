@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from budget_server.access.gate import Gate
 from budget_server.access.guests import Guests
+from budget_server.access.resource import ProtectedResource
 from budget_server.access.tokens import Tokens
 from budget_server.app import BudgetServer
 from budget_server.services import Services
@@ -58,6 +59,7 @@ def create_app(
     transport: Transport,
     tokens: AsyncFile[Tokens],
     *,
+    resource: ProtectedResource | None = None,
     is_token_required: bool = False,
     allowed_hosts: Sequence[str] = (),
 ) -> "Door":
@@ -68,12 +70,14 @@ def create_app(
         services: asked whether the authority answers.
         transport: which one to serve.
         tokens: who is let in; anyone, as long as none has been made.
+        resource: what this server is to clients of an OAuth issuer, if they are let in as well.
         is_token_required: let nobody in without a token even then.
         allowed_hosts: names that clients may reach it by, beside those of loopback.
     """
     server.custom_route("/health", methods=["GET"])(_health)
     server.custom_route("/ready", methods=["GET"])(_ready_of(services))
-    security = _security([*_LOOPBACK_NAMES, *allowed_hosts])
+    named = [] if resource is None else [resource.host]
+    security = _security([*_LOOPBACK_NAMES, *allowed_hosts, *named])
     app: Starlette
     if transport == "sse":
         app = server.sse_app(
@@ -83,7 +87,11 @@ def create_app(
         app = server.streamable_http_app(
             streamable_http_path=PATHS[transport], max_request_body_size=MAX_BODY_BYTES, transport_security=security
         )
-    gate = Gate(app, tokens, is_required=is_token_required, open_paths=OPEN_PATHS)
+    open_paths = OPEN_PATHS
+    if resource is not None:
+        app.routes.extend(resource.routes)
+        open_paths |= {resource.metadata_path}
+    gate = Gate(app, tokens, resource=resource, is_required=is_token_required, open_paths=open_paths)
     door = Door(gate, security)
     server.middleware.extend([door.attend, Guests(services).admit])
     return door

@@ -17,7 +17,7 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:]{2,39}\]")
 
 _NO_AUTHENTICATION = (
     "Only loopback is listened on as long as nobody is asked who they are: make a token first "
-    "(`cycles-budget-mcp token create --name NAME`), or leave --host out."
+    "(`cycles-budget-mcp token create --name NAME`), set BUDGET_OAUTH_ISSUER, or leave --host out."
 )
 _ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what such a host means is the point
 
@@ -51,7 +51,7 @@ def serve(
             code = serve_stdio(settings)
         else:
             tokens = open_tokens(settings.budget_data_dir)
-            is_asked = require_token or tokens.run(Tokens.any)
+            is_asked = require_token or bool(settings.budget_oauth_issuer) or tokens.run(Tokens.any)
             listener = listen(host, port, beyond_loopback="" if is_asked else _NO_AUTHENTICATION)
             if not is_loopback(listener):
                 typer.echo("Other machines can reach it, and there is no encryption: put a proxy before it.", err=True)

@@ -1,12 +1,15 @@
 """Every setting of this server, read once from the environment, and documented where it stands."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import platformdirs
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from budget_server.access.addresses import is_protected
 from budget_tools.errors import ConfigurationError, InvalidArgumentError
 from budget_tools.money import parse_usd
 from budget_tools.scopes import LEVEL_VALUE, LEVELS
@@ -21,6 +24,23 @@ def _dollars(value: object) -> int | None:
         return None if value is None else parse_usd(value, name="it")
     except InvalidArgumentError as exc:
         raise ValueError(exc.message) from exc
+
+
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749, section 3.3
+
+
+def _words(value: object) -> object:
+    return tuple(re.split(r"[\s,]+", value.strip(" ,"))) if isinstance(value, str) else value
+
+
+def _pairs(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    pairs = [word.partition("=") for word in re.split(r"[\s,]+", value.strip(" ,"))]
+    levels = [level for level, _, _ in pairs]
+    if not all(level in LEVELS and claim for level, _, claim in pairs) or len(set(levels)) < len(levels):
+        raise ValueError(f"must be LEVEL=CLAIM, or several with commas, each level once: {', '.join(LEVELS)}")
+    return {level: claim for level, _, claim in pairs}
 
 
 class Settings(BaseSettings):
@@ -83,11 +103,60 @@ class Settings(BaseSettings):
     )
     budget_prices: Path | None = Field(None, description="TOML file of prices that override the built-in ones.")
 
+    budget_oauth_issuer: str = Field(
+        "",
+        description="An OAuth authorization server whose access tokens are taken over HTTP: its issuer identifier.",
+    )
+    budget_oauth_audience: str = Field(
+        "", description="Who its tokens must be for: the URL that clients reach this server by (RFC 8707)."
+    )
+    budget_oauth_jwks_url: str = Field("", description="Where its keys are; found in its metadata if left out.")
+    budget_oauth_scopes: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
+        (), description="Scopes that each of its tokens must have, with commas or spaces between."
+    )
+    budget_oauth_delegate_scope: str = Field(
+        "", description="Scope that a token must have to delegate; every token may if left out."
+    )
+    budget_oauth_subject: Annotated[Mapping[str, str], NoDecode, BeforeValidator(_pairs)] = Field(
+        {}, description="Which claims say who spends, such as tenant=org_id,agent=client_id; else this server's tenant."
+    )
+    budget_oauth_ceiling_usd: Annotated[int | None, BeforeValidator(_dollars)] = Field(
+        None, description="Most that each delegation of a client with such a token may spend, in dollars."
+    )
+
     @field_validator(*(f"cycles_{level}" for level in LEVELS))
     @classmethod
     def _level(cls, value: str) -> str:
         if value and not LEVEL_VALUE.fullmatch(value):
             raise ValueError("must be 1 to 128 letters, digits, '_', '.' or '-'")
+        return value
+
+    @field_validator("budget_oauth_issuer", "budget_oauth_audience", "budget_oauth_jwks_url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if value and not is_protected(value):
+            raise ValueError("must be an https address, or an http one of this machine")
+        return value
+
+    @field_validator("budget_oauth_issuer", "budget_oauth_audience")
+    @classmethod
+    def _identifier(cls, value: str) -> str:
+        if "?" in value:
+            raise ValueError("must be an address without a query")
+        return value
+
+    @field_validator("budget_oauth_scopes")
+    @classmethod
+    def _scope_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(_SCOPE.fullmatch(scope) for scope in value):
+            raise ValueError("must be names of scopes, with commas or spaces between")
+        return value
+
+    @field_validator("budget_oauth_delegate_scope")
+    @classmethod
+    def _scope_name(cls, value: str) -> str:
+        if value and not _SCOPE.fullmatch(value):
+            raise ValueError("must be the name of one scope")
         return value
 
     @field_validator("budget_time_zone")
@@ -139,4 +208,16 @@ def read_settings() -> Settings:
         raise ConfigurationError("CYCLES_API_KEY is not set: a Cycles server (CYCLES_BASE_URL) needs one.")
     if settings.is_remote and not settings.cycles_tenant:
         raise ConfigurationError("CYCLES_TENANT is not set: a Cycles server finds no budget without it.")
+    _check_oauth(settings)
     return settings
+
+
+def _check_oauth(settings: Settings) -> None:
+    """Refuse half a configuration: one that lacks its issuer would ask nobody for a token."""
+    given = [name for name in settings.model_fields_set if name.startswith("budget_oauth_")]
+    if given and not settings.budget_oauth_issuer:
+        raise ConfigurationError(f"BUDGET_OAUTH_ISSUER is not set: {min(given).upper()} says nothing without it.")
+    if given and not settings.budget_oauth_audience:
+        raise ConfigurationError(
+            "BUDGET_OAUTH_AUDIENCE is not set: without it, tokens that were given for other servers would be taken."
+        )

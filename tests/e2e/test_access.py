@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,9 @@ from mcp.types import METHOD_NOT_FOUND, RequestParamsMeta
 from budget_server.app import TOOLS
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
 from budget_tools.delegation.records import PARENT_META
+from contract.face import Face
 from hosting import ALLOCATED, Environment, call, complaint_of, ledger_balance, refused, run_program, text_of
+from issuing import issuer_at
 from networking import RawHost, Served, lost_host, new_token, serving
 
 CONNECTIONS = [("streamable-http", "auto"), ("streamable-http", "legacy"), ("sse", "legacy")]
@@ -314,15 +317,20 @@ class House:
         return int(estimate["remaining"]["amount"])
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+@pytest.fixture(scope="module", params=["tokens of ours", "tokens of an issuer"])
+def house(tmp_path_factory: pytest.TempPathFactory, face: Face, request: pytest.FixtureRequest) -> Iterator[House]:
     """A house that all examples share: what earlier ones left in it must not be reachable either."""
     own = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environment = {**own, "BUDGET_DATA_DIR": str(tmp_path_factory.mktemp("house")), "ANTHROPIC_API_KEY": "test-key"}
     tenants = ("acme", "globex")
     for tenant in tenants:
         allocate(environment, tenant, "1000")
-    secrets = {tenant: new_token(environment, "--tenant", tenant) for tenant in tenants}
+    if request.param == "tokens of ours":
+        secrets = {tenant: new_token(environment, "--tenant", tenant) for tenant in tenants}
+    else:
+        issuer = issuer_at(face)
+        environment = issuer.trusted_by(environment, subject="tenant=org")
+        secrets = {tenant: issuer.token(org=tenant, exp=int(time.time()) + 3_600) for tenant in tenants}
 
     def script(_: dict[str, Any], __: int) -> Turn:
         return Turn(text="Cut short.", stop_reason="max_tokens")

@@ -85,6 +85,26 @@ async def _asked(key: str, base_url: str, model: str) -> Finding:
     return ok(f"The Claude API takes ANTHROPIC_API_KEY, and serves {model}")
 
 
+def issuer(settings: Settings, *, is_online: bool) -> Iterator[Finding]:
+    """Say whose access tokens are taken over HTTP, and with ``is_online`` whether their issuer gives its keys."""
+    url = settings.budget_oauth_issuer
+    if not url:
+        return
+    taken = f"Access tokens of {url} for {settings.budget_oauth_audience} are taken over HTTP"
+    if "tenant" not in settings.budget_oauth_subject:
+        taken += f", all as the tenant {settings.subject.tenant}"
+    yield ok(taken if is_online else f"{taken}; --online asks for its keys")
+    if is_online:
+        from budget_server.access.issuer import Issuer, IssuerUnavailableError  # here: it brings cryptography
+
+        try:
+            keys = asyncio.run(Issuer(url, jwks_url=settings.budget_oauth_jwks_url).read())
+        except IssuerUnavailableError as exc:
+            yield problem(f"{exc.message.rstrip('.')}: no client with one of its tokens can be let in.")
+        else:
+            yield ok(f"The OAuth issuer {url} publishes {len(keys)} keys that check signatures")
+
+
 def hosts(settings: Settings | None) -> Iterator[Finding]:
     """Say in which hosts' files this server is registered, and whether what is written there can start."""
     registered = 0
