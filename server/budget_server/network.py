@@ -11,7 +11,7 @@ idempotency key or delegation id, also after a restart.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -24,12 +24,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from budget_server.access.gate import Gate
 from budget_server.access.guests import Guests
-from budget_server.access.resource import ProtectedResource
 from budget_server.access.tokens import Tokens
 from budget_server.app import BudgetServer
 from budget_server.services import Services
 from budget_server.storage.asynchronous import AsyncFile
 from budget_tools.errors import BudgetError
+
+if TYPE_CHECKING:
+    from budget_server.access.resource import ProtectedResource
 
 Transport = Literal["sse", "streamable-http"]
 
@@ -59,7 +61,7 @@ def create_app(
     transport: Transport,
     tokens: AsyncFile[Tokens],
     *,
-    resource: ProtectedResource | None = None,
+    resource: "ProtectedResource | None" = None,
     is_token_required: bool = False,
     allowed_hosts: Sequence[str] = (),
 ) -> "Door":

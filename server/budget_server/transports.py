@@ -70,12 +70,15 @@ def serve_http(
     Raises:
         ConfigurationError: a setting is wrong; nothing was served.
     """
-    from budget_server.access.resource import ProtectedResource
     from budget_server.network import create_app  # here: a start on stdio should not wait for the HTTP stack
     from budget_server.storage.asynchronous import AsyncFile
     from budget_server.storage.writer import Writer
 
-    resource = ProtectedResource(settings) if settings.budget_oauth_issuer else None
+    resource = None
+    if settings.budget_oauth_issuer:
+        from budget_server.access.resource import ProtectedResource  # here: it brings cryptography
+
+        resource = ProtectedResource(settings)
     tools = chosen_tools(settings.budget_tools)
     services = Services(settings)
     kept_tokens = AsyncFile(Writer(tokens))

@@ -8,6 +8,7 @@
     ├── AuthorityError              the budget authority refused; nothing was written
     │   └── AuthorityUnavailableError   no definite answer came; the same idempotency key may be sent again
     ├── StorageUnavailableError     a file here gave no definite answer; nothing was written; it may be tried again
+    ├── IssuerUnavailableError      an OAuth issuer gave no keys; nobody was let in; it may be tried again
     ├── ProviderError               the model's API refused a request that was surely not billed
     └── UngatedRequestError         a Messages request without a live reservation; nothing was sent
 
@@ -82,6 +83,12 @@ class StorageUnavailableError(BudgetError):
     """
 
     code = "STORAGE_UNAVAILABLE"
+
+
+class IssuerUnavailableError(BudgetError):
+    """An OAuth issuer gave no keys, and none are known: whether a token is good cannot be said now; try again."""
+
+    code = "ISSUER_UNAVAILABLE"
 
 
 class ProviderError(BudgetError):

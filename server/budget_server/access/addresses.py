@@ -4,15 +4,6 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 
-def is_on_this_machine(url: str) -> bool:
-    """Say whether an address is one of loopback."""
-    try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def is_protected(url: str) -> bool:
     """Say whether nobody in between can change what an address answers: https, or http that never leaves here."""
     try:
@@ -22,4 +13,11 @@ def is_protected(url: str) -> bool:
         return False
     if not parts.hostname or parts.username or parts.password or parts.fragment or not url.isprintable() or " " in url:
         return False
-    return parts.scheme == "https" or (parts.scheme == "http" and is_on_this_machine(url))
+    return parts.scheme == "https" or (parts.scheme == "http" and _is_on_this_machine(parts.hostname))
+
+
+def _is_on_this_machine(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

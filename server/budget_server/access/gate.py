@@ -5,17 +5,20 @@ Each request's token is looked at as it comes: one of ours that is revoked is re
 process revoked it. The SDK binds a session to who opened it.
 """
 
+from typing import TYPE_CHECKING
+
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, BearerAuthBackend, RequireAuthMiddleware
 from mcp.server.auth.provider import AccessToken as VerifiedToken
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from budget_server.access.issuer import IssuerUnavailableError
-from budget_server.access.resource import ProtectedResource
 from budget_server.access.tokens import SECRET_PREFIX, Grant, Tokens
 from budget_server.storage.asynchronous import AsyncFile
-from budget_tools.errors import StorageUnavailableError
+from budget_tools.errors import IssuerUnavailableError, StorageUnavailableError
+
+if TYPE_CHECKING:
+    from budget_server.access.resource import ProtectedResource
 
 _GRANT = "cycles_budget_grant"
 
@@ -28,7 +31,7 @@ class Verifier:
         resource: whose tokens are taken as well, if any.
     """
 
-    def __init__(self, tokens: AsyncFile[Tokens], resource: ProtectedResource | None) -> None:
+    def __init__(self, tokens: AsyncFile[Tokens], resource: "ProtectedResource | None") -> None:
         self._tokens = tokens
         self._resource = resource
 
@@ -50,7 +53,7 @@ class Verifier:
             claims={_GRANT: found.grant},
         )
 
-    async def _of_issuer(self, resource: ProtectedResource, token: str) -> VerifiedToken | None:
+    async def _of_issuer(self, resource: "ProtectedResource", token: str) -> VerifiedToken | None:
         found = await resource.tokens.good(token)
         if found is None:
             return None
@@ -79,7 +82,7 @@ class Gate:
         app: ASGIApp,
         tokens: AsyncFile[Tokens],
         *,
-        resource: ProtectedResource | None,
+        resource: "ProtectedResource | None",
         is_required: bool,
         open_paths: frozenset[str],
     ) -> None:

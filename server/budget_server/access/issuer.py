@@ -19,8 +19,8 @@ from jwt.exceptions import PyJWTError
 from mcp.client.auth.utils import build_oauth_authorization_server_metadata_discovery_urls
 from pydantic import BaseModel, ValidationError
 
-from budget_server.access.addresses import is_on_this_machine, is_protected
-from budget_tools.errors import BudgetError
+from budget_server.access.addresses import is_protected
+from budget_tools.errors import IssuerUnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +43,6 @@ MAX_FETCHES, WINDOW_SECONDS = 6, 60.0
 
 MAX_BYTES = 256 << 10
 """Longest answer of an issuer that is read."""
-
-
-class IssuerUnavailableError(BudgetError):
-    """An issuer gave no keys, and none are known: whether a token is good cannot be said now."""
-
-    code = "ISSUER_UNAVAILABLE"
 
 
 class _Metadata(BaseModel):
@@ -179,8 +173,8 @@ class Issuer:
                 raise self._unavailable(f"has no jwks_uri in {url}: set BUDGET_OAUTH_JWKS_URL") from None
             if metadata.issuer != self._url:  # RFC 8414, section 3.3
                 raise self._unavailable(f"calls itself something else in {url}: set BUDGET_OAUTH_ISSUER to that")
-            is_ours = is_on_this_machine(self._url) or not is_on_this_machine(metadata.jwks_uri)
-            if not (is_protected(metadata.jwks_uri) and is_ours):
+            # Another user of this machine could answer at a port of it: only an issuer that is here may name one.
+            if not is_protected(metadata.jwks_uri) or (_is_https(self._url) and not _is_https(metadata.jwks_uri)):
                 raise self._unavailable(f"names an address of its keys in {url} that is not https")
             return metadata.jwks_uri
         assert refusal is not None
@@ -191,7 +185,7 @@ class Issuer:
         body = bytearray()
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         async with (
-            httpx2.AsyncClient(follow_redirects=False, trust_env=url.startswith("https:")) as client,
+            httpx2.AsyncClient(follow_redirects=False, trust_env=_is_https(url)) as client,
             client.stream("GET", url, headers=headers) as response,
         ):
             if response.status_code != 200:
@@ -210,6 +204,10 @@ class Issuer:
 
     def _unavailable(self, why: str) -> IssuerUnavailableError:
         return IssuerUnavailableError(f"The OAuth issuer {self._url} {why}.")
+
+
+def _is_https(url: str) -> bool:
+    return url.lower().startswith("https:")
 
 
 def _checks_signatures(entry: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from budget_server.json_text import read_object
 from budget_server.settings import Settings
 from budget_tools.delegation.servers_file import ServersFile
 from budget_tools.delegation.toolbox import Toolbox
-from budget_tools.errors import BudgetError, ConfigurationError, InvalidArgumentError
+from budget_tools.errors import BudgetError, ConfigurationError, InvalidArgumentError, IssuerUnavailableError
 
 REQUEST_SECONDS = 15.0
 """Longest wait for the Claude API."""
@@ -95,7 +95,7 @@ def issuer(settings: Settings, *, is_online: bool) -> Iterator[Finding]:
         taken += f", all as the tenant {settings.subject.tenant}"
     yield ok(taken if is_online else f"{taken}; --online asks for its keys")
     if is_online:
-        from budget_server.access.issuer import Issuer, IssuerUnavailableError  # here: it brings cryptography
+        from budget_server.access.issuer import Issuer  # here: it brings cryptography
 
         try:
             keys = asyncio.run(Issuer(url, jwks_url=settings.budget_oauth_jwks_url).read())
