@@ -55,11 +55,14 @@ def ledger_balance(environment: Mapping[str, str], tenant: str = "local") -> dic
     return {name: int(row[name]["amount"]) for name in ("allocated", "remaining", "reserved", "spent")}
 
 
-def run_program(environment: Environment, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def run_program(
+    environment: Environment, *arguments: str, cwd: Path | None = None
+) -> "subprocess.CompletedProcess[str]":
     """Run ``cycles-budget-mcp …`` to its end, with nothing to read and no terminal."""
     return subprocess.run(
         [sys.executable, "-m", "budget_server", *arguments],
         env=environment,
+        cwd=cwd,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -24,7 +24,9 @@ class Host:
 
     ``mac``, ``linux`` and ``windows`` are its file for a user, the likeliest place first; the first whose directory is
     there counts, and a ``*`` stands for any text. ``sign`` is a directory that only an installed host has, where the
-    file's own says nothing. ``project_file`` is its file within a project.
+    file's own says nothing. ``project_file`` is its file within a project. ``container`` holds the servers, by name;
+    ``projects`` holds objects with a container of their own, by the path of a project. ``shares_environment`` says that
+    its servers start with the environment that it was started with itself, and not only with what their entry says.
     """
 
     key: str
@@ -35,6 +37,8 @@ class Host:
     sign: str = ""
     project_file: str = ""
     container: str = "mcpServers"
+    projects: str = ""
+    shares_environment: bool = False
     entry_fields: Mapping[str, str] = field(default_factory=dict)
     afterwards: str
 
@@ -67,10 +71,12 @@ HOSTS = {
             mac=("{claude}/.claude.json",),
             linux=("{claude}/.claude.json",),
             windows=("{claude}/.claude.json",),
-            sign=f"{HOME}/.claude",
+            sign="{claude_settings}",
             project_file=".mcp.json",
+            projects="projects",
+            shares_environment=True,
             entry_fields=_STDIO,
-            afterwards="Start Claude Code anew; `claude mcp list` shows the server.",
+            afterwards="Start Claude Code anew; `claude mcp list` shows the server, or that it awaits your approval.",
         ),
         Host(
             key="cursor",
@@ -133,6 +139,7 @@ def folders(environment: Mapping[str, str], home: Path) -> dict[str, Path]:
         "local": of("LOCALAPPDATA", home / "AppData/Local"),
         "config": of("XDG_CONFIG_HOME", home / ".config"),
         "claude": of("CLAUDE_CONFIG_DIR", home),
+        "claude_settings": of("CLAUDE_CONFIG_DIR", home / ".claude"),
     }
 
 

@@ -85,7 +85,7 @@ def _install(host: Host, name: str, file: HostFile, variables: dict[str, str], w
     secrets = frozenset(key for key, value in variables.items() if known.get(key) != value)
     after = put(file.text, host.keys(name), entry)
     _show(host, name, file, after, secrets)
-    _say_what_is_missing(entry)
+    _say_what_is_missing(host, entry)
     if written := _secrets(entry):
         open_to = ", which others on this machine can read" if file.is_open_to_others else ""
         typer.echo(f"{' and '.join(written)} will stand in that file, in plain text{open_to}.")
@@ -176,17 +176,22 @@ def _print_entry(host: Host, name: str, variables: dict[str, str]) -> None:
         typer.echo(f"Write the values in place of {host_entry.HIDDEN}.", err=True)
 
 
-def _say_what_is_missing(entry: dict[str, Any]) -> None:
-    """Name what is set here, and will not be where the host starts the server."""
+def _say_what_is_missing(host: Host, entry: dict[str, Any]) -> None:
+    """Name what is set here, and will not be, or may not be, where the host starts the server."""
     if not entry["env"].get(API_KEY):
-        typer.echo(
-            f"The server will have no {API_KEY}, so it cannot delegate: --with-api-key writes the one of this "
-            "environment; all else works without."
-        )
+        lack = f"The server will have no {API_KEY}, so it cannot delegate"
+        if host.shares_environment and API_KEY not in entry["env"]:
+            lack = (
+                f"The server will have the {API_KEY} that {host.title} is started with; without one it cannot delegate"
+            )
+        typer.echo(f"{lack}: --with-api-key writes the one of this environment; all else works without.")
     here = [key.upper() for key in Settings.model_fields if os.environ.get(key.upper())]
     absent = [key for key in here if key not in entry["env"] and key != API_KEY]
     if absent:
-        typer.echo(f"Set here, but not for the host, which passes on only what --env gives it: {', '.join(absent)}.")
+        reach = "for the host, which passes on only what --env gives it"
+        if host.shares_environment:
+            reach = f"in the entry, so they count only where {host.title} is started with them"
+        typer.echo(f"Set here, but not {reach}: {', '.join(absent)}.")
 
 
 def _show(host: Host, name: str, file: HostFile, after: str, new_secrets: frozenset[str]) -> None:

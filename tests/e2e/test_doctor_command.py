@@ -43,9 +43,9 @@ class Diagnosis(NamedTuple):
         return any(found == level and all(word in text for word in words) for found, text in self.lines)
 
 
-def doctor(environment: Environment, *arguments: str) -> Diagnosis:
+def doctor(environment: Environment, *arguments: str, cwd: Path | None = None) -> Diagnosis:
     """Run ``cycles-budget-mcp doctor``; every line of it has a level and a text."""
-    ended = run_program(environment, "doctor", *arguments)
+    ended = run_program(environment, "doctor", *arguments, cwd=cwd)
     lines = [(line[:8].strip(), line[9:]) for line in ended.stdout.splitlines()]
     assert {level for level, _ in lines} <= {"ok", "warning", "problem"}, ended.stdout + ended.stderr
     assert all(text for _, text in lines)
@@ -386,6 +386,20 @@ def test_a_registration_is_found_with_what_it_starts(environment: Environment, h
     command = Path(sys.executable).parent / "cycles-budget-mcp"
     assert found.says("ok", "Cursor: 'money' in", str(home / ".cursor/mcp.json"), f"starts {command}")
     assert not found.says("warning", "No host")
+
+
+def test_a_registration_for_one_project_is_found_from_within_it(
+    environment: Environment, home: Path, tmp_path: Path
+) -> None:
+    """`claude mcp add` without a scope registers for the directory that it was typed in."""
+    command = str(Path(sys.executable).parent / "cycles-budget-mcp")
+    projects = {str(tmp_path): {"mcpServers": {"budget": {"command": command}}}, "/other": {}}
+    (home / ".claude.json").write_text(json.dumps({"projects": projects}), encoding="utf-8")
+
+    within, elsewhere = (doctor(environment, cwd=cwd) for cwd in (tmp_path, home))
+
+    assert within.says("warning", "Claude Code: 'budget' in", "another ledger", "unless Claude Code is started with it")
+    assert elsewhere.says("warning", "No host")
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,18 @@ def test_settings_of_this_shell_that_the_host_will_not_have_are_named(environmen
     assert desktop.is_file()
 
 
+def test_a_host_that_shares_its_environment_is_said_to(environment: Environment, home: Path) -> None:
+    """Claude Code starts its servers with the environment of its own terminal, the key included."""
+    (home / FILES["claude-code"]).write_text("{}", encoding="utf-8")
+
+    without = install(environment, "claude-code")
+    emptied = install(environment, "claude-code", "--env", "ANTHROPIC_API_KEY=")
+
+    assert "will have the ANTHROPIC_API_KEY that Claude Code is started with" in without.stdout
+    assert "count only where Claude Code is started with them: BUDGET_USD, BUDGET_DATA_DIR" in without.stdout
+    assert "will have no ANTHROPIC_API_KEY" in emptied.stdout
+
+
 def test_anothers_server_of_our_name_is_left_alone(environment: Environment, desktop: Path) -> None:
     """Only what is ours is changed or taken out."""
     text = '{"mcpServers": {"budget": {"command": "/bin/household", "args": []}}}'
@@ -340,21 +352,30 @@ def test_claude_code_that_never_ran_is_not_installed(environment: Environment, h
     assert "Claude Code is not installed" in complaint_of(environment, "install", "claude-code")
 
 
+def test_claude_code_that_is_told_another_directory_keeps_its_file_there(
+    environment: Environment, home: Path, tmp_path: Path
+) -> None:
+    """CLAUDE_CONFIG_DIR: what is in the home says nothing then, nor is the file there before the first start."""
+    (home / ".claude").rmdir()
+    environment["CLAUDE_CONFIG_DIR"] = str(tmp_path / "elsewhere")
+
+    line = complaint_of(environment, "install", "claude-code", "--yes")
+    (tmp_path / "elsewhere").mkdir()
+    done = install(environment, "claude-code", "--yes")
+
+    assert "Claude Code is not installed" in line
+    assert done.returncode == 0, done.stderr
+    assert written(tmp_path / "elsewhere/.claude.json")["type"] == "stdio"
+    assert not (home / ".claude.json").exists()
+
+
 def test_a_file_may_be_named_or_be_a_projects(environment: Environment, home: Path, tmp_path: Path) -> None:
     """Hosts of another profile, and servers for one project alone."""
     file = tmp_path / "profile" / "mcp.json"
     file.parent.mkdir()
 
     named = install(environment, "vscode", "--config", str(file), "--yes")
-    of_a_project = subprocess.run(
-        [sys.executable, "-m", "budget_server", "install", "claude-code", "--project", "--yes"],
-        env=environment,
-        cwd=file.parent,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=30,
-        check=False,
-    )
+    of_a_project = run_program(environment, "install", "claude-code", "--project", "--yes", cwd=file.parent)
 
     assert (named.returncode, of_a_project.returncode) == (0, 0)
     assert written(file, "servers")["type"] == "stdio"

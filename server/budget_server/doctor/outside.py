@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,19 +110,28 @@ def hosts(settings: Settings | None) -> Iterator[Finding]:
     registered = 0
     for file, host in _host_files().items():
         try:
-            entries = read_object(HostFile.read(file).text).get(host.container)
+            entries = _entries(host, read_object(HostFile.read(file).text))
         except InvalidArgumentError as exc:
             yield warning(f"{host.title}: {file} {exc}, so nothing is known of it.")
             continue
         except ConfigurationError as exc:
             yield warning(f"{host.title}: {exc.message}")
             continue
-        for name, entry in entries.items() if isinstance(entries, dict) else ():
+        for name, entry in entries:
             if is_ours(entry):
                 registered += 1
                 yield _registration(f"{host.title}: {name!r} in {file}", host, entry, settings)
     if not registered:
         yield warning(f"No host that is known has this server: run `cycles-budget-mcp install` ({', '.join(HOSTS)}).")
+
+
+def _entries(host: Host, content: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Give the servers that a host's file names, for every project and for the one in this directory."""
+    projects = content.get(host.projects)
+    project = projects.get(str(Path.cwd())) if isinstance(projects, dict) else None
+    holders = [content, project if isinstance(project, dict) else {}]
+    containers = [holder.get(host.container) for holder in holders]
+    return [each for container in containers if isinstance(container, dict) for each in container.items()]
 
 
 def _host_files() -> dict[Path, Host]:
@@ -152,5 +161,8 @@ def _registration(where: str, host: Host, entry: dict[str, Any], settings: Setti
     if settings is not None and elsewhere and Path(elsewhere) != settings.budget_data_dir:
         return warning(f"{where} keeps its ledger in {elsewhere}: set BUDGET_DATA_DIR so here, to look at that one.")
     if settings is not None and not elsewhere and os.environ.get("BUDGET_DATA_DIR"):
-        return warning(f"{where} has no BUDGET_DATA_DIR, which is set here: it keeps another ledger than this one.")
+        unless = f" unless {host.title} is started with it" if host.shares_environment else ""
+        return warning(
+            f"{where} has no BUDGET_DATA_DIR, which is set here: it keeps another ledger than this one{unless}."
+        )
     return ok(f"{where} starts {command}")
