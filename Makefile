@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check format lock bench openapi pricing prices-check conformance bundle clean
+.PHONY: demo test hosts check format lock bench openapi pricing prices-check conformance bundle clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/cycles-budget-mcp demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# Claude Code itself, some 400 MB, with scripts in place of its model and of the sub-agent's.
+hosts: $(VENV)/.dev $(VENV)/hosts/.ready
+	CLAUDE_CODE="$$(echo $(VENV)/hosts/node_modules/@anthropic-ai/claude-code-*/claude)" $(BIN)/python -m pytest tests/hosts
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check
@@ -83,6 +87,14 @@ $(VENV)/openapi/.ready: requirements-openapi.lock | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)/openapi
 	$(VENV)/openapi/bin/python -m pip --disable-pip-version-check --quiet install \
 		--require-hashes --requirement requirements-openapi.lock
+	@touch $@
+
+# The program for this platform is a package of its own, which needs neither Node nor an install script to run.
+$(VENV)/hosts/.ready: tests/hosts/package.json tests/hosts/package-lock.json | $(VENV)/bin/python
+	@command -v npm >/dev/null || { echo 'npm is needed to install the hosts.'; exit 1; }
+	mkdir -p $(VENV)/hosts
+	cp tests/hosts/package.json tests/hosts/package-lock.json $(VENV)/hosts
+	npm ci --prefix $(VENV)/hosts --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 # Their archives are only read: nothing of them is installed or run, and any platform's archive holds the same data.

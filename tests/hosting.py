@@ -55,6 +55,16 @@ def ledger_balance(environment: Mapping[str, str], tenant: str = "local") -> dic
     return {name: int(row[name]["amount"]) for name in ("allocated", "remaining", "reserved", "spent")}
 
 
+def assert_spent(environment: Environment, spent: int) -> None:
+    """Assert that the ledger has this much spent, in microcents, and nothing held."""
+    assert ledger_balance(environment) == {
+        "allocated": ALLOCATED,
+        "spent": spent,
+        "reserved": 0,
+        "remaining": ALLOCATED - spent,
+    }
+
+
 def run_program(
     environment: Environment, *arguments: str, cwd: Path | None = None
 ) -> "subprocess.CompletedProcess[str]":
