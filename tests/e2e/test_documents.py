@@ -98,3 +98,10 @@ def test_every_command_of_the_readme_exists() -> None:
     assert {"demo", "test", "check"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_readme_names_the_version_of_the_host_that_was_seen() -> None:
+    """README, Into your host: what `make hosts` installs is what it says."""
+    package = json.loads((ROOT / "tests/hosts/package.json").read_text(encoding="utf-8"))
+
+    assert f"Claude Code {package['dependencies']['@anthropic-ai/claude-code']}," in README
