@@ -186,4 +186,11 @@ def _m002_periods_quotas_keys(db: apsw.Connection) -> None:
 
 MIGRATIONS: tuple[Migration, ...] = (_m001_ledger, _m002_periods_quotas_keys)
 
-LEDGER_KIND = FileKind(noun="budget ledger", contents="budgets", application_id=APPLICATION_ID, migrations=MIGRATIONS)
+LEDGER_KIND = FileKind(
+    noun="budget ledger",
+    contents="budgets",
+    application_id=APPLICATION_ID,
+    migrations=MIGRATIONS,
+    # Every protocol operation moves one or the other; what is due is made good again from the clock alone.
+    high_water="SELECT now_ms, (SELECT coalesce(max(rowid), 0) FROM idempotency) FROM clock",
+)

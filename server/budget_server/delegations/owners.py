@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from budget_server.storage.flushing import flush
 from budget_server.storage.locks import is_free, try_lock
 from budget_tools.errors import StorageUnavailableError
 from budget_tools.ids import time_ordered_id
@@ -45,7 +46,7 @@ class Owners:
                 fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o600)
                 # Before the lock was taken the file looked like a dead owner's: somebody may have removed it.
                 if try_lock(fd) and _is_still(fd, path):
-                    _flush(self._directory)  # a row that names the owner must not outlive the file
+                    flush(self._directory)  # a row that names the owner must not outlive the file
                     self._fd, self.own_id = fd, owner_id
                 else:
                     os.close(fd)
@@ -121,15 +122,3 @@ def _is_still(fd: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _flush(directory: Path) -> None:
-    """Make the names in a directory durable, where the platform can."""
-    try:
-        fd = os.open(directory, os.O_RDONLY)
-    except PermissionError:  # Windows opens no directory
-        return
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -10,13 +10,14 @@ SQLite's locks.
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import apsw
 
+from budget_server.storage import replacing
 from budget_server.storage.schema import FileKind
 from budget_server.storage.turnstile import Turnstile
 from budget_tools.errors import ConfigurationError, StorageUnavailableError
@@ -107,27 +108,41 @@ class DurableFile(Generic[ViewT]):
             self._turnstile = Turnstile(self.path, noun=kind.noun, deadline_seconds=lock_deadline_seconds)
             undo.callback(self._turnstile.close)
             try:
-                flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW
-                self._db = apsw.Connection(str(self.path), flags=flags)
-                undo.callback(self._db.close)
-                self._db.set_busy_timeout(FOREIGN_LOCK_MS)
-                with self._turnstile:
+                with self._settled_directory():
+                    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW
+                    self._db = apsw.Connection(str(self.path), flags=flags)
+                    undo.callback(self._db.close)
+                    self._db.set_busy_timeout(FOREIGN_LOCK_MS)
                     self._prepare(is_new_file=is_new_file)
             except (apsw.BusyError, apsw.FullError) as exc:
                 raise StorageUnavailableError(f"{self} could not be opened: {exc}.") from exc
             except apsw.Error as exc:
                 raise ConfigurationError(
-                    f"{self} cannot be used ({exc}): set BUDGET_DATA_DIR to another directory."
+                    f"{self} cannot be used ({exc}): restore a backup, or set BUDGET_DATA_DIR to another directory."
                 ) from exc
             undo.pop_all()
         self._view = view(self._db)
 
+    @contextmanager
+    def _settled_directory(self) -> Iterator[None]:
+        """Take our turn in a directory where no replacement of files was left half done."""
+        while True:
+            with self._turnstile:
+                if not replacing.is_pending(self.path.parent):
+                    yield
+                    return
+            replacing.complete(self.path.parent)
+
     def _prepare(self, *, is_new_file: bool) -> None:
+        # Until the file is known to be whole, its log is evidence: closing must not fold it in and delete it.
+        self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         self.kind.check_ours(self._db, str(self.path))
-        if not is_new_file and self._turnstile.has_guarded and self._db.pragma("user_version") == 0:
+        if is_new_file:
+            self._turnstile.forget_high_water()
+        elif self._turnstile.has_guarded and self._db.pragma("user_version") == 0:
             # To begin anew would forget what was promised: a ledger would grant its first budget a second time.
             raise ConfigurationError(
-                f"{self} is empty, though it had {self.kind.contents}: restore a copy, or delete it to begin anew."
+                f"{self} is empty, though it had {self.kind.contents}: restore a backup, or delete it to begin anew."
             )
         for pragma, wanted in _PRAGMAS.items():
             self._db.pragma(pragma, wanted)
@@ -135,7 +150,44 @@ class DurableFile(Generic[ViewT]):
                 raise ConfigurationError(f"{self} does not take {pragma}={wanted}: use a directory on a local disk.")
         with self._db:
             self.kind.migrate(self._db)
+            self._check_nothing_lost()
         self._turnstile.note_guarded()
+        self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+        self._identity = self._identify()
+
+    def _check_nothing_lost(self) -> None:
+        """Refuse a file that has been further than it is: SQLite drops the tail of a damaged log without a word.
+
+        Raises:
+            ConfigurationError: its last writes are gone.
+        """
+        if self.kind.is_behind(self._db, self._turnstile.high_water):
+            raise ConfigurationError(
+                f"{self} has lost its last writes: its log (-wal) was damaged or deleted, or an older copy stands in "
+                f"its place. Restore a backup; or, to go on with what is left, stop all servers and delete "
+                f"{self.path}.lock."
+            )
+
+    def _identify(self) -> tuple[tuple[int, int], ...]:
+        """Say which files stand at our paths; the log stays the same for as long as anybody has it open."""
+        found = (os.stat(self.path), os.stat(f"{self.path}-wal"))  # noqa: PTH116 - a Path each time is half the cost
+        return tuple((each.st_dev, each.st_ino) for each in found)
+
+    def _require_in_place(self) -> None:
+        """Refuse to write into files that nobody will find again.
+
+        Raises:
+            StorageUnavailableError: one of them was deleted or replaced; nothing was written.
+        """
+        try:
+            is_in_place = self._identify() == self._identity
+        except OSError:
+            is_in_place = False
+        if not is_in_place:
+            raise StorageUnavailableError(
+                f"{self} was deleted or replaced while it was in use, or its log was: stop all servers of this data "
+                "directory, put it back, and start again."
+            )
 
     def transact(self, operations: Sequence[Operation[ViewT, T]]) -> list[T | Exception]:
         """Run operations as one durable transaction and give each its result, or the exception that undid it.
@@ -170,6 +222,18 @@ class DurableFile(Generic[ViewT]):
             self._db.set_busy_timeout(FOREIGN_LOCK_MS)
             self._turnstile.leave()
 
+    @contextmanager
+    def held(self) -> Iterator[apsw.Connection]:
+        """Keep all other processes from writing, and give the connection, to read one moment of several files.
+
+        Raises:
+            StorageUnavailableError: another process held the file past the deadline.
+        """
+        self._require_open()
+        with self._turnstile:
+            self._require_in_place()
+            yield self._db
+
     def __str__(self) -> str:
         return f"The {self.kind.noun} {self.path}"
 
@@ -181,7 +245,9 @@ class DurableFile(Generic[ViewT]):
         return StorageUnavailableError(f"{self} could not be written: {exc}.")
 
     def _run(self, operations: Sequence[Operation[ViewT, T]]) -> list[T | Exception]:
+        self._require_in_place()
         self._db.execute("BEGIN IMMEDIATE")
+        high_water = None
         try:
             changes_before = self._db.total_changes()
             has_settled = self._view.begin(self._clock())
@@ -194,11 +260,14 @@ class DurableFile(Generic[ViewT]):
                 outcomes = [self._attempt_apart(operation) for operation in operations]
             if self._db.total_changes() != changes_before:
                 self._view.remember_time()
+                high_water = self.kind.reached(self._db)
             self._db.execute("COMMIT")
         finally:
             # A refused operation leaves the transaction open, and so may a failed COMMIT.
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+        if high_water is not None:
+            self._turnstile.note_high_water(high_water)
         return outcomes
 
     def _attempt_apart(self, operation: Operation[ViewT, T]) -> T | Exception:

@@ -13,6 +13,9 @@ from budget_tools.errors import ConfigurationError
 
 Migration = Callable[[apsw.Connection], None]
 
+HighWater = tuple[int, int]
+"""How far a file has got: two numbers that grow with what is written, the first one counting for more."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileKind:
@@ -25,6 +28,8 @@ class FileKind:
     application_id: int
     """Its mark in the SQLite header, so that a foreign database is not taken for one."""
     migrations: tuple[Migration, ...]
+    high_water: str = ""
+    """SQL that gives how far the file has got; ``""`` for a kind that may lose its last writes without harm."""
 
     def check_ours(self, db: apsw.Connection, path: str) -> None:
         """Refuse a file that is none of this kind, or none this version knows, before anything is written to it.
@@ -50,3 +55,17 @@ class FileKind:
             migration(db)
             db.pragma("user_version", number)
         db.pragma("application_id", self.application_id)
+
+    def reached(self, db: apsw.Connection) -> HighWater | None:
+        """Say how far a file has got, within its open transaction."""
+        if not self.high_water:
+            return None
+        row = db.execute(self.high_water).fetchone()
+        assert row is not None, "every file of this kind has got somewhere"
+        major, minor = row
+        return int(str(major)), int(str(minor))
+
+    def is_behind(self, db: apsw.Connection, high_water: HighWater | None) -> bool:
+        """Say whether a file had once got further than it is now."""
+        reached = self.reached(db)
+        return reached is not None and high_water is not None and reached < high_water

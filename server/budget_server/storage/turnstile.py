@@ -4,20 +4,27 @@ SQLite's own waiting starves: of eight saturated writers one may do all the work
 writer first takes the *gate*, and only the holder of the gate may wait for the *lock*; it passes the gate on once it
 has the lock. So everyone waits for at most the writers that came before. Both are advisory locks on small files
 beside the shared one, which the kernel drops when their process dies.
+
+The lock's file also remembers how far the shared one has got, so that one that has lost its end is known. It is written
+after each commit and never flushed: what it says is on the disk already, and to be behind is no harm.
 """
 
 import os
 import random
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
 from budget_server.storage.locks import try_lock, unlock
+from budget_server.storage.schema import HighWater
 from budget_tools.errors import ConfigurationError, StorageUnavailableError
 
 GATE_POLL_SECONDS = 0.0003
 LOCK_POLL_SECONDS = 0.00005
+
+_NOTE_BYTES = 40
+_NO_NOTE = b"1"
 
 
 class Turnstile:
@@ -81,7 +88,24 @@ class Turnstile:
     def note_guarded(self) -> None:
         """Remember that there is a file of ours behind this."""
         if not self.has_guarded:
-            os.pwrite(self._lock, b"1", 0)
+            os.pwrite(self._lock, _NO_NOTE, 0)
+
+    @property
+    def high_water(self) -> HighWater | None:
+        """How far the file had got when it was last written; ``None`` where nobody noted it."""
+        return _high_water(os.pread(self._lock, _NOTE_BYTES, 0))
+
+    def note_high_water(self, reached: HighWater) -> None:
+        """Remember how far the file has got; only whoever is inside may."""
+        major, minor = reached
+        # The commit stands, whatever becomes of the note: to be behind is no harm.
+        with suppress(OSError):
+            os.pwrite(self._lock, f"{major:019d} {minor:019d}\n".encode(), 0)
+
+    def forget_high_water(self) -> None:
+        """Let whatever file comes next be taken as it is; only whoever is inside may."""
+        if self.has_guarded:
+            os.pwrite(self._lock, _NO_NOTE.ljust(_NOTE_BYTES), 0)
 
     def close(self) -> None:
         """Give the descriptors back."""
@@ -96,6 +120,22 @@ class Turnstile:
                 )
             # Uneven steps keep waiters from polling in lockstep.
             time.sleep(poll_seconds * (0.5 + random.random()))  # noqa: S311 - not a secret
+
+
+def noted_high_water(path: Path) -> HighWater | None:
+    """Say how far a file had got when it was last written, without a turn at it."""
+    try:
+        return _high_water(path.with_name(path.name + ".lock").read_bytes())
+    except OSError:
+        return None
+
+
+def _high_water(note: bytes) -> HighWater | None:
+    match note.split():
+        case [major, minor] if major.isdigit() and minor.isdigit():
+            return int(major), int(minor)
+        case _:
+            return None
 
 
 def _open(path: Path) -> int:
