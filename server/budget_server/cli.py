@@ -7,6 +7,7 @@ import typer
 
 from budget_server import (
     authority_commands,
+    backup_commands,
     budget_commands,
     check_command,
     delegation_commands,
@@ -46,6 +47,8 @@ app.add_typer(delegation_commands.app, name="delegations")
 app.add_typer(token_commands.app, name="token")
 app.command()(serve_command.serve)
 app.command()(check_command.check)
+app.command()(backup_commands.backup)
+app.command()(backup_commands.restore)
 app.command()(price_commands.prices)
 app.command()(install_command.install)
 app.command()(doctor_command.doctor)

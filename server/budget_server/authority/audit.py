@@ -5,7 +5,7 @@ added up in Python, because a sum in SQLite may leave 64 bits.
 
 What it proves, in this order; where the file itself is damaged, the rest would only repeat that:
 
-1. SQLite can read every page, and the tables are those that the migrations make.
+1. SQLite can read every page, the tables are those that the migrations make, and no last write was lost.
 2. Every budget adds up, and holds exactly the estimates of the ACTIVE reservations over it.
 3. What was charged over a budget since its beginning is what it has spent and owes, ended periods included.
 4. A reservation was settled once, and its first answers say what its row says.
@@ -21,10 +21,8 @@ from typing import NamedTuple
 
 import apsw
 
-from budget_server.authority.schema import APPLICATION_ID, LEDGER_KIND, MIGRATIONS
-
-MAX_FINDINGS = 100
-"""Most findings that are told; a broken file can have one for every row."""
+from budget_server.authority.schema import LEDGER_KIND
+from budget_server.storage.audit import MAX_FINDINGS, READ_ONLY, damage
 
 CLOCK_LEEWAY_MS = 5_000
 """How far the ledger may be ahead of the machine's clock, which people and programs set."""
@@ -45,12 +43,12 @@ class Audit(NamedTuple):
     events: int
 
 
-def audit(path: Path, now_ms: int) -> Audit:
+def audit(path: Path, now_ms: int | None) -> Audit:
     """Check a whole ledger file.
 
     Args:
         path: the file; it is opened for reading alone.
-        now_ms: the machine's time, in epoch milliseconds.
+        now_ms: the machine's time, in epoch milliseconds; ``None`` leaves the clock out.
 
     Returns:
         One sentence for every finding, none for a ledger that is sound.
@@ -58,14 +56,16 @@ def audit(path: Path, now_ms: int) -> Audit:
     Raises:
         apsw.Error: the file cannot be opened or read at all.
     """
-    db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_NOFOLLOW)
+    db = apsw.Connection(str(path), flags=READ_ONLY)
     try:
         db.set_busy_timeout(BUSY_MS)
         db.execute("BEGIN")  # one moment for all that follows
-        findings = list(islice(_damage(db), MAX_FINDINGS))
+        findings = list(islice(damage(db, LEDGER_KIND), MAX_FINDINGS))
         if findings:
             return Audit(findings, 0, 0, 0)
-        found = chain(_budgets(db), _consumption(db), _settlements(db), _clock(db, now_ms))
+        found = chain(_budgets(db), _consumption(db), _settlements(db))
+        if now_ms is not None:
+            found = chain(found, _clock(db, now_ms))
         return Audit(
             list(islice(found, MAX_FINDINGS)),
             _count(db, "budgets"),
@@ -78,38 +78,6 @@ def audit(path: Path, now_ms: int) -> Audit:
 
 def _count(db: apsw.Connection, table: str) -> int:
     return int(str(db.execute(f"SELECT count(*) FROM {table}").get))  # noqa: S608 - named by our own code
-
-
-def _damage(db: apsw.Connection) -> Iterator[str]:
-    if db.pragma("application_id") != APPLICATION_ID:
-        yield "It is not a budget ledger: its header carries another program's mark."
-        return
-    version = db.pragma("user_version")
-    if version != len(MIGRATIONS):
-        what = "open it once with this version, which brings it up to date" if version < len(MIGRATIONS) else "upgrade"
-        yield f"Its tables are of schema {version}, and this version knows schema {len(MIGRATIONS)}: {what}."
-        return
-    for (problem,) in db.execute(f"PRAGMA integrity_check({MAX_FINDINGS})"):
-        if problem != "ok":
-            yield f"SQLite: {problem}"
-    for table, rowid, parent, _ in db.execute("PRAGMA foreign_key_check"):
-        yield f"Row {rowid} of {table} belongs to nothing in {parent}."
-    if _schema(db) != _schema_as_migrated():
-        yield "Its tables are not those that this version's migrations make."
-
-
-def _schema(db: apsw.Connection) -> set[tuple[str, str]]:
-    found = db.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'")
-    return {(str(name), " ".join(str(sql).split())) for name, sql in found}
-
-
-def _schema_as_migrated() -> set[tuple[str, str]]:
-    model = apsw.Connection(":memory:")
-    try:
-        LEDGER_KIND.migrate(model)
-        return _schema(model)
-    finally:
-        model.close()
 
 
 def _budgets(db: apsw.Connection) -> Iterator[str]:

@@ -56,6 +56,17 @@ def commit(directory: Path, ready: Path, *, names: Sequence[str], kept: str) -> 
         _carry_out(directory, names, new, kept, turnstiles)
 
 
+def require_unused(directory: Path, names: Sequence[str]) -> None:
+    """Refuse where another process has one of these databases open.
+
+    Raises:
+        StorageUnavailableError: one has.
+    """
+    for name in _databases(names):
+        with _alone_with(directory / name):
+            pass
+
+
 def complete(directory: Path) -> None:
     """Complete a replacement that was left half done; nothing where somebody else did.
 

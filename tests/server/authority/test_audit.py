@@ -8,8 +8,9 @@ import anyio
 import apsw
 import pytest
 
-from budget_server.authority.audit import MAX_FINDINGS, audit
+from budget_server.authority.audit import audit
 from budget_server.authority.store import LedgerStore
+from budget_server.storage.audit import MAX_FINDINGS
 from contract.harness import BOT, LEAF, NOON_MS, ROOT, Clock
 from contract.local import opened
 

@@ -1,0 +1,113 @@
+"""The auditor of the delegations file: is it whole, and do a delegation's turns make up what it was charged?
+
+It opens the file by itself, only to read, and sees one consistent moment of it. What it read of money it gives to
+whoever has the ledger to compare it with (``inspection.py``).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import apsw
+from pydantic import ValidationError
+
+from budget_server.delegations import rows
+from budget_server.delegations.encoding import from_json
+from budget_server.delegations.schema import DELEGATIONS_KIND
+from budget_server.storage.audit import READ_ONLY, damage
+from budget_tools.delegation.log import turn_cost_microcents
+from budget_tools.delegation.records import TurnRecord
+from budget_tools.delegation.store import Spend
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """What one delegation says of its money."""
+
+    delegation_id: str
+    turns: Sequence[TurnRecord]
+    spends: Sequence[Spend]
+    """In flight or held: not settled yet, as far as it knows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DelegationAudit:
+    """What was found, and what the delegations say."""
+
+    findings: list[str]
+    told: list[Told] = field(default_factory=list)
+
+
+def audit(path: Path) -> DelegationAudit:
+    """Check a whole delegations file; it is opened for reading alone.
+
+    Raises:
+        apsw.Error: the file cannot be opened or read at all.
+    """
+    db = apsw.Connection(str(path), flags=READ_ONLY)
+    try:
+        db.set_busy_timeout(5_000)
+        db.execute("BEGIN")  # one moment for all that follows
+        findings = list(damage(db, DELEGATIONS_KIND))
+        if findings:
+            return DelegationAudit(findings=findings)
+        told: list[Told] = []
+        for delegation_id, spent in db.execute("SELECT delegation_id, spent_microcents FROM delegations").fetchall():
+            name, total = str(delegation_id), int(str(spent))
+            try:
+                turns = _turns(db, name)
+                told.append(Told(delegation_id=name, turns=turns, spends=rows.spends(db, name)))
+                _read_words(db, name)
+            except (ValueError, ValidationError):
+                findings.append(f"Delegation {name}: what it did or said cannot be read.")
+                continue
+            findings += _misstatements(db, name, total, turns)
+        return DelegationAudit(findings=findings, told=told)
+    finally:
+        db.close()
+
+
+def _turns(db: apsw.Connection, delegation_id: str) -> list[TurnRecord]:
+    found = db.execute("SELECT number, record FROM turns WHERE delegation_id = ? ORDER BY number", (delegation_id,))
+    turns = []
+    for number, record in found:
+        turn = TurnRecord.model_validate(from_json(str(record)))
+        if turn.number != number:
+            raise ValueError("a turn stands under another's number")
+        turns.append(turn)
+    return turns
+
+
+def _read_words(db: apsw.Connection, delegation_id: str) -> None:
+    """Read all that is JSON.
+
+    Raises:
+        ValueError: some of it is not.
+    """
+    found = db.execute(
+        "SELECT task, hint, text, coalesce(structured, 'null') FROM delegations WHERE delegation_id = ?1"
+        " UNION ALL SELECT content, 'null', 'null', 'null' FROM messages WHERE delegation_id = ?1",
+        (delegation_id,),
+    )
+    for values in found:
+        for value in values:
+            from_json(str(value))
+
+
+def _misstatements(db: apsw.Connection, name: str, spent: int, turns: Sequence[TurnRecord]) -> Iterator[str]:
+    total = sum(turn_cost_microcents(turn) for turn in turns)
+    if total != spent:
+        yield f"Delegation {name} has {spent} microcents spent, and its turns were charged {total}."
+    for turn in turns:
+        if turn.charged is None:
+            continue
+        where = f"Turn {turn.number} of delegation {name}"
+        if turn.reserved is None or not 0 <= turn.charged.amount <= turn.reserved.amount:
+            yield f"{where} was charged {turn.charged.amount}, which is not within what it had reserved."
+        elif turn.actual_source == "bound" and turn.charged != turn.reserved:
+            yield f"{where} was charged {turn.charged.amount} as its bound, and its bound is {turn.reserved.amount}."
+    count, last = db.execute(
+        "SELECT count(*), coalesce(max(position) + 1, 0) FROM messages WHERE delegation_id = ?", (name,)
+    ).fetchone() or (0, 0)
+    if count != last:
+        yield f"Delegation {name} has lost a part of its conversation: {count} messages of {last} are there."
