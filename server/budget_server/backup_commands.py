@@ -60,6 +60,7 @@ def _consequences(ready: Ready) -> list[str]:
             f"Since then {_amounts(ready.spent_since)} was spent, which it does not know: that comes back into the "
             "budget. Lower it afterwards: `cycles-budget-mcp budget allocate`."
         )
+    lines.append("Budgets that people set or changed since then are as they were.")
     lines.append("Reservations of then run out by their own time; delegations that ran are settled at the next start.")
     if ready.keeps_tokens:
         lines.append("Access tokens stay as they are now.")

@@ -1,0 +1,137 @@
+"""Serves damaged data directories, each in a process of its own that is a fork of this one.
+
+Reads one JSON order a line, ``{"directory": …, "limits": {…}, "tenant": …}``, and answers each with what a server does
+there, and what ``check`` says of a copy. Everything is imported once, so that a process costs milliseconds.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import resource
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from budget_server.authority.ledger import Ledger
+from budget_server.authority.listing import balances
+from budget_server.authority.requests import CommitRequest, ReserveRequest
+from budget_server.authority.store import LedgerStore
+from budget_server.delegations.store import SqliteDelegationStore
+from budget_server.inspection import inspect
+from budget_server.services import open_ledger
+from budget_server.settings import Settings
+from budget_tools.errors import BudgetError
+from budget_tools.money import USD_MICROCENTS
+
+TENANT = "acme"
+Order = dict[str, Any]
+
+
+def main() -> None:
+    """Serve orders until nobody is left to give any."""
+    logging.disable(logging.CRITICAL)
+    for line in sys.stdin:
+        order = json.loads(line)
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            os.close(reading)
+            os.write(writing, json.dumps(_live(order)).encode())
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as answer:
+            sys.stdout.write((answer.read() or b'{"died": true}').decode() + "\n")
+        os.wait()
+        sys.stdout.flush()
+
+
+def _live(order: Order) -> dict[str, Any]:
+    directory = Path(order["directory"])
+    if order.get("check", True):
+        copy = directory.with_name(directory.name + "-checked")
+        shutil.copytree(directory, copy)
+        checked = _check(copy)
+        shutil.rmtree(copy)
+    else:
+        checked = []
+    for name, limit in order.get("limits", {}).items():
+        which = getattr(resource, name)
+        resource.setrlimit(which, (limit, resource.getrlimit(which)[1]))
+    if order.get("user"):
+        os.setuid(order["user"])
+    return {"check": checked, **serve(directory)}
+
+
+def _check(directory: Path) -> list[str]:
+    try:
+        return inspect(directory, None).findings
+    except BudgetError as exc:
+        return [exc.message]
+
+
+def serve(directory: Path) -> dict[str, Any]:
+    """Do what a server does: show the balance, reserve, commit, show it again, and list the delegations."""
+    answer: dict[str, Any] = {"refused": "", "balances": [], "moved": [], "spent": None}
+    settings = Settings(budget_data_dir=directory, budget_usd=700, cycles_tenant=TENANT)
+    try:
+        store = open_ledger(settings)
+        try:
+            answer["balances"].append(store.run(balance))
+            answer["moved"].append(move(store, "served"))
+            answer["balances"].append(store.run(balance))
+        finally:
+            store.close()
+        answer["spent"] = asyncio.run(_delegated(directory))
+    except BudgetError as exc:
+        answer["refused"] = exc.message
+    return answer
+
+
+def balance(ledger: Ledger) -> list[list[object]]:
+    """Give every budget's figures."""
+    rows = balances(ledger.db, TENANT, {"tenant": TENANT}).body["balances"]
+    columns = ("allocated", "spent", "reserved", "remaining", "debt")
+    return [[row["scope_path"], *(row[column]["amount"] for column in columns if column in row)] for row in rows]
+
+
+def reserve_request(key: str, amount: int, ttl_ms: int = 60_000) -> ReserveRequest:
+    """Ask for some money."""
+    return ReserveRequest.model_validate(
+        {
+            "idempotency_key": key,
+            "subject": {"tenant": TENANT, "agent": "bot"},
+            "action": {"kind": "tool.call", "name": "x"},
+            "estimate": {"unit": USD_MICROCENTS, "amount": amount},
+            "ttl_ms": ttl_ms,
+        }
+    )
+
+
+def commit_request(key: str, amount: int) -> CommitRequest:
+    """Settle with what was used."""
+    return CommitRequest.model_validate({"idempotency_key": key, "actual": {"unit": USD_MICROCENTS, "amount": amount}})
+
+
+def move(store: LedgerStore, key: str, amount: int = 100) -> int:
+    """Reserve and commit, and give what was charged."""
+    reserved = store.run(lambda ledger: ledger.reserve(TENANT, reserve_request(key, amount)))
+    reservation_id = reserved.body["reservation_id"]
+    committed = store.run(lambda ledger: ledger.commit(TENANT, reservation_id, commit_request(key, amount)))
+    return int(committed.body["charged"]["amount"])
+
+
+async def _delegated(directory: Path) -> dict[str, int]:
+    store = SqliteDelegationStore(directory)
+    try:
+        found, _ = await store.list(TENANT, limit=100)
+        whole = [await store.find(TENANT, each.delegation_id) for each in found]
+        for each in whole:
+            await store.conversation(each.delegation_id)
+    finally:
+        await store.aclose()
+    return {each.delegation_id: each.spent_microcents for each in whole}
+
+
+if __name__ == "__main__":
+    main()
