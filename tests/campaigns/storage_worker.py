@@ -5,6 +5,7 @@ there, and what ``check`` says of a copy. Everything is imported once, so that a
 """
 
 import asyncio
+import importlib
 import json
 import logging
 import os
@@ -32,6 +33,7 @@ Order = dict[str, Any]
 def main() -> None:
     """Serve orders until nobody is left to give any."""
     logging.disable(logging.CRITICAL)
+    importlib.import_module("budget_server.time_zones")
     for line in sys.stdin:
         order = json.loads(line)
         reading, writing = os.pipe()
@@ -68,6 +70,8 @@ def _check(directory: Path) -> list[str]:
         return inspect(directory, None).findings
     except BudgetError as exc:
         return [exc.message]
+    except Exception as exc:
+        return [f"FAILED: {exc!r}"]
 
 
 def serve(directory: Path) -> dict[str, Any]:
@@ -85,6 +89,8 @@ def serve(directory: Path) -> dict[str, Any]:
         answer["spent"] = asyncio.run(_delegated(directory))
     except BudgetError as exc:
         answer["refused"] = exc.message
+    except Exception as exc:
+        answer["failed"] = repr(exc)
     return answer
 
 
@@ -95,9 +101,9 @@ def balance(ledger: Ledger) -> list[list[object]]:
     return [[row["scope_path"], *(row[column]["amount"] for column in columns if column in row)] for row in rows]
 
 
-def reserve_request(key: str, amount: int, ttl_ms: int = 60_000) -> ReserveRequest:
-    """Ask for some money."""
-    return ReserveRequest.model_validate(
+def reserve(store: LedgerStore, key: str, amount: int, ttl_ms: int = 60_000) -> str:
+    """Reserve, and give the reservation."""
+    request = ReserveRequest.model_validate(
         {
             "idempotency_key": key,
             "subject": {"tenant": TENANT, "agent": "bot"},
@@ -106,19 +112,21 @@ def reserve_request(key: str, amount: int, ttl_ms: int = 60_000) -> ReserveReque
             "ttl_ms": ttl_ms,
         }
     )
+    return str(store.run(lambda ledger: ledger.reserve(TENANT, request)).body["reservation_id"])
 
 
-def commit_request(key: str, amount: int) -> CommitRequest:
-    """Settle with what was used."""
-    return CommitRequest.model_validate({"idempotency_key": key, "actual": {"unit": USD_MICROCENTS, "amount": amount}})
+def commit(store: LedgerStore, reservation_id: str, key: str, amount: int) -> int:
+    """Settle with what was used, and give what was charged."""
+    request = CommitRequest.model_validate(
+        {"idempotency_key": key, "actual": {"unit": USD_MICROCENTS, "amount": amount}}
+    )
+    answer = store.run(lambda ledger: ledger.commit(TENANT, reservation_id, request))
+    return int(answer.body["charged"]["amount"])
 
 
 def move(store: LedgerStore, key: str, amount: int = 100) -> int:
     """Reserve and commit, and give what was charged."""
-    reserved = store.run(lambda ledger: ledger.reserve(TENANT, reserve_request(key, amount)))
-    reservation_id = reserved.body["reservation_id"]
-    committed = store.run(lambda ledger: ledger.commit(TENANT, reservation_id, commit_request(key, amount)))
-    return int(committed.body["charged"]["amount"])
+    return commit(store, reserve(store, key, amount), key, amount)
 
 
 async def _delegated(directory: Path) -> dict[str, int]:

@@ -4,6 +4,7 @@ A data directory in which everything has happened is damaged in one place at a t
 own, with another first budget in its settings: a ledger that began anew would show it. ``check`` looks at a copy.
 """
 
+import functools
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import apsw
 import pytest
 
 from budget_server.authority.store import LedgerStore
@@ -24,6 +26,7 @@ from budget_server.delegations.store import DELEGATIONS_FILE, SqliteDelegationSt
 from budget_server.services import LEDGER_FILE
 from budget_tools.delegation.records import TurnRecord
 from budget_tools.delegation.store import Message, Outcome, Step
+from budget_tools.errors import StorageUnavailableError
 from budget_tools.money import Money
 from campaigns import storage_worker
 from server.delegations.making import spend, started
@@ -85,6 +88,10 @@ class Served:
     def _wrong(self, answer: Mapping[str, Any]) -> str:
         if "died" in answer:
             return "it died without a word"
+        if "failed" in answer:
+            return "failed"
+        if any("FAILED" in each for each in answer["check"]):
+            return "check failed"
         if refusal := answer["refused"]:
             if "\n" in refusal or not refusal.endswith("."):
                 return "the refusal is no sentence"
@@ -112,12 +119,14 @@ async def _fill(directory: Path) -> None:
     for number in range(12):
         storage_worker.move(ledger, f"before-{number}", 100 + number)
     for name in ("one", "two"):
+        # Between the two all is folded into the files: their logs hold the second half alone.
+        ledger.close()
+        await store.aclose()
+        ledger, store = LedgerStore(directory / LEDGER_FILE), SqliteDelegationStore(directory)
         await started(store, name)
         total = 0
         for turn in range(1, 4):
-            request = storage_worker.reserve_request(f"{name}-{turn}", 1_000)
-            reserved = ledger.run(lambda opened, request=request: opened.reserve(TENANT, request))
-            reservation_id = reserved.body["reservation_id"]
+            reservation_id = storage_worker.reserve(ledger, f"{name}-{turn}", 1_000)
             await store.depart(name, spend(reservation_id, 1_000, turn=turn))
             total += 700 + turn
             record = TurnRecord(
@@ -130,11 +139,10 @@ async def _fill(directory: Path) -> None:
             )
             words = [Message(role="user", content="Go on. " * 300), Message(role="assistant", content="Yes. " * 300)]
             await store.write(name, Step(turn=record, messages=words, spent_microcents=total))
-            commit = storage_worker.commit_request(f"{name}-{turn}", 700 + turn)
-            ledger.run(lambda opened, at=reservation_id, commit=commit: opened.commit(TENANT, at, commit))
+            storage_worker.commit(ledger, reservation_id, f"{name}-{turn}", 700 + turn)
             await store.write(name, Step(struck=[reservation_id]))
         await store.write(name, Step(outcome=Outcome(status="max_turns")))
-    ledger.run(lambda opened: opened.reserve(TENANT, storage_worker.reserve_request("held", 5_000, ttl_ms=3_600_000)))
+    storage_worker.reserve(ledger, "held", 5_000, ttl_ms=3_600_000)
     shutil.copytree(directory, directory.with_name("killed"))
     ledger.close()
     await store.aclose()
@@ -171,11 +179,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 COUNTED = ("planted", "found by check", "refused", "served correctly", "wrong")
 
 
-def flip(path: Path, offset: int, bit: int) -> None:
+def flip_within(directory: Path, *, name: str, offset: int, bit: int) -> None:
     """Flip one bit of a file."""
-    content = bytearray(path.read_bytes())
+    content = bytearray((directory / name).read_bytes())
     content[offset] ^= 1 << bit
-    path.write_bytes(content)
+    (directory / name).write_bytes(content)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -188,4 +196,162 @@ def test_a_bit_that_flips_anywhere_in_a_file_shows_no_wrong_amount(served: Serve
         places += [page * PAGE_BYTES + chance.randrange(PAGE_BYTES) for _ in range(FLIPS_PER_PAGE)]
     for offset in places:
         bit = chance.randrange(8)
-        served.planted(f"{name}: bit {bit} of byte {offset}", lambda at, o=offset, b=bit: flip(at / name, o, b))
+        plant = functools.partial(flip_within, name=name, offset=offset, bit=bit)
+        served.planted(f"{name}: bit {bit} of byte {offset}", plant)
+
+
+def garble(directory: Path, *, name: str, start: int) -> None:
+    """Write over a part of a file."""
+    content = bytearray((directory / name).read_bytes())
+    content[start : start + 5_000] = random.Random(SEED).randbytes(len(content[start : start + 5_000]))  # noqa: S311
+    (directory / name).write_bytes(content)
+
+
+def cut(directory: Path, *, name: str, size: int) -> None:
+    """Cut a file off."""
+    os.truncate(directory / name, size)
+
+
+def wal_of(directory: Path, name: str) -> Path:
+    """The write-ahead log of a file."""
+    return directory / f"{name}-wal"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_log_that_is_damaged_anywhere_shows_no_wrong_amount(served: Served, name: str) -> None:
+    """SQLite drops the tail of such a log without a word, and with it what was spent."""
+    chance = random.Random(SEED)  # noqa: S311 - not a secret
+    length = wal_of(served.base["killed"], name).stat().st_size
+    frames = (length - WAL_HEADER_BYTES) // FRAME_BYTES
+    places = [*range(WAL_HEADER_BYTES)]
+    for frame in chance.sample(range(frames), min(frames, 60)):
+        start = WAL_HEADER_BYTES + frame * FRAME_BYTES
+        places += [start + chance.randrange(24), start + 24 + chance.randrange(PAGE_BYTES)]
+    refused = 0
+    for offset in places:
+        bit = chance.randrange(8)
+        plant = functools.partial(flip_within, name=f"{name}-wal", offset=offset, bit=bit)
+        answer = served.planted(f"{name}-wal: bit {bit} of byte {offset}", plant, after="killed")
+        refused += bool(answer["refused"])
+    assert refused > 10 or name != LEDGER_FILE, "nothing that matters was damaged"
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("part", ["", "-wal", "-shm"])
+def test_a_file_that_was_cut_off_or_garbled_shows_no_wrong_amount(served: Served, name: str, part: str) -> None:
+    """At any length, from nothing up; and over any stretch."""
+    after = "killed" if part else "ended"
+    length = (served.base[after] / f"{name}{part}").stat().st_size
+    chance = random.Random(SEED)  # noqa: S311 - not a secret
+    for size in (0, 1, 99, 512, PAGE_BYTES, *(chance.randrange(length) for _ in range(8))):
+        cutting = functools.partial(cut, name=f"{name}{part}", size=size)
+        served.planted(f"{name}{part} cut at {size}", cutting, after=after)
+        garbling = functools.partial(garble, name=f"{name}{part}", start=size)
+        served.planted(f"{name}{part} garbled from {size}", garbling, after=after)
+
+
+def exchange(directory: Path) -> None:
+    """Let two files take each other's place."""
+    (directory / LEDGER_FILE).rename(directory / "x")
+    (directory / DELEGATIONS_FILE).rename(directory / LEDGER_FILE)
+    (directory / "x").rename(directory / DELEGATIONS_FILE)
+
+
+def set_version(path: Path, version: int) -> None:
+    """Claim another schema."""
+    db = apsw.Connection(str(path))
+    db.pragma("user_version", version)
+    db.close()
+
+
+def displace(path: Path) -> None:
+    """Put a directory in a file's place."""
+    path.unlink()
+    path.mkdir()
+
+
+def set_back(directory: Path) -> None:
+    """Put the ledger back to before something was spent, as somebody does who copies files by hand."""
+    older = (directory / LEDGER_FILE).read_bytes()
+    store = LedgerStore(directory / LEDGER_FILE)
+    storage_worker.move(store, "since")
+    store.close()
+    (directory / LEDGER_FILE).write_bytes(older)
+
+
+GONE: dict[str, tuple[str, Plant, str]] = {
+    "the ledger is empty": ("ended", lambda at: os.truncate(at / LEDGER_FILE, 0), "is empty, though it had budgets"),
+    "the delegations are empty": ("ended", lambda at: os.truncate(at / DELEGATIONS_FILE, 0), "though it had"),
+    "the ledger's log is gone": ("killed", lambda at: wal_of(at, LEDGER_FILE).unlink(), "has lost its last writes"),
+    "a text in the ledger's place": ("ended", lambda at: (at / LEDGER_FILE).write_text("Hello.\n" * 999), "cannot be"),
+    "the files changed places": ("ended", exchange, "is not a budget ledger"),
+    "a later version's ledger": ("ended", lambda at: set_version(at / LEDGER_FILE, 99), "by a later version"),
+    "later delegations": ("ended", lambda at: set_version(at / DELEGATIONS_FILE, 99), "by a later version"),
+    "a directory in the ledger's place": ("ended", lambda at: displace(at / LEDGER_FILE), "cannot be used"),
+    "an older copy in the ledger's place": ("ended", set_back, "has lost its last writes"),
+}
+
+
+@pytest.mark.parametrize("name", GONE)
+def test_what_would_begin_anew_or_go_on_wrong_is_refused(served: Served, name: str) -> None:
+    """And ``check`` finds it; no file is touched by that, so that what can be saved still can."""
+    after, plant, says = GONE[name]
+
+    answer = served.planted(name, plant, after=after)
+
+    assert says in answer["refused"]
+    assert answer["check"]
+
+
+@pytest.mark.parametrize("name", ["with spaces", "Grüße, 日本", "x" * 255, "/".join(["y" * 200] * 12)])
+def test_any_path_serves(served: Served, tmp_path: Path, name: str) -> None:
+    """Or is refused in a sentence, where it is longer than SQLite takes."""
+    directory = tmp_path / name
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(served.base["ended"], directory)
+
+    served.judge(name, served.serve(directory, check=False))
+
+
+@pytest.mark.parametrize("count", range(7, 40, 2))
+def test_few_descriptors_serve_or_refuse(served: Served, count: int) -> None:
+    """RLIMIT_NOFILE."""
+    served.planted(f"{count} descriptors", lambda _: None, limits={"RLIMIT_NOFILE": count})
+
+
+@pytest.mark.parametrize("size", [1, 40, 4_096, 32_768, 65_536, 120_000])
+def test_files_that_cannot_grow_serve_or_refuse(served: Served, size: int) -> None:
+    """RLIMIT_FSIZE, as on a full disk: from the first byte on, or somewhere in the middle."""
+    served.planted(f"files of {size} bytes at most", lambda _: None, limits={"RLIMIT_FSIZE": size})
+
+
+LIVE: dict[str, Plant] = {
+    "the log deleted": lambda at: wal_of(at, LEDGER_FILE).unlink(),
+    "the ledger deleted": lambda at: (at / LEDGER_FILE).unlink(),
+    "the ledger replaced by a copy": lambda at: replace(at / LEDGER_FILE),
+    "the log replaced by a copy": lambda at: replace(wal_of(at, LEDGER_FILE)),
+}
+
+
+def replace(path: Path) -> None:
+    """Put another file in its place, as editors and synchronisers do."""
+    other = path.with_name("other")
+    shutil.copyfile(path, other)
+    other.rename(path)
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_files_replaced_beneath_a_server_take_no_more_writes(served: Served, tmp_path: Path, name: str) -> None:
+    """What was written there nobody would find again; putting it right and starting again serves."""
+    directory = tmp_path / "data"
+    shutil.copytree(served.base["ended"], directory)
+    store = LedgerStore(directory / LEDGER_FILE)
+    storage_worker.move(store, "before")
+    LIVE[name](directory)
+
+    for attempt in ("now", "again"):
+        with pytest.raises(StorageUnavailableError, match="was deleted or replaced while it was in use"):
+            storage_worker.move(store, attempt)
+    served.counts["planted"] += 1
+    served.counts["refused"] += 1
+    store.close()

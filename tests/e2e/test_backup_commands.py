@@ -1,4 +1,4 @@
-"""A backup is made beside running servers and restored as one step: what it knows comes back, and nothing else is lost."""
+"""A backup is made beside running servers and restored as one step: what it knows comes back, nothing is lost."""
 
 import json
 import os
@@ -126,19 +126,19 @@ def outgrow(path: Path) -> None:
     db.close()
 
 
+def plain(backup: Path) -> Path:
+    """Take away what a backup says of itself, and give its ledger."""
+    (backup / MANIFEST).unlink()
+    return backup / LEDGER_FILE
+
+
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "a byte flipped": (lambda backup: flip(backup / LEDGER_FILE), f"{LEDGER_FILE} was changed"),
-    "a file taken away": (lambda backup: (backup / DELEGATIONS_FILE).unlink(), "was taken away"),
+    "a file taken away": (lambda backup: (backup / DELEGATIONS_FILE).rename(backup / "x"), "was taken away"),
     "a file added": (lambda backup: (backup / ACCESS_FILE).write_bytes(b""), "was added"),
-    "no manifest to read": (lambda backup: (backup / MANIFEST).write_text("{"), "cannot be read"),
-    "no manifest, and a byte flipped": (
-        lambda backup: ((backup / MANIFEST).unlink(), (backup / LEDGER_FILE).write_bytes(b"x" * 9_000)),
-        "cannot be read",
-    ),
-    "a later version's": (
-        lambda backup: ((backup / MANIFEST).unlink(), outgrow(backup / LEDGER_FILE)),
-        "by a later version",
-    ),
+    "a manifest that cannot be read": (lambda backup: (backup / MANIFEST).write_text("{"), "cannot be read"),
+    "a plain copy that is garbled": (lambda backup: plain(backup).write_bytes(b"x" * 9_000), "cannot be read"),
+    "a later version's": (lambda backup: outgrow(plain(backup)), "by a later version"),
     "nothing": (shutil.rmtree, "is no backup"),
 }
 

@@ -8,7 +8,7 @@ What it proves, in this order; where the file itself is damaged, the rest would 
 1. SQLite can read every page, the tables are those that the migrations make, and no last write was lost.
 2. Every budget adds up, and holds exactly the estimates of the ACTIVE reservations over it.
 3. What was charged over a budget since its beginning is what it has spent and owes, ended periods included.
-4. A reservation was settled once, and its first answers say what its row says.
+4. A reservation was settled once, and the first answers say what the rows of reservations and events say.
 5. The clock of the ledger is not ahead of the machine's.
 """
 
@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -60,24 +60,52 @@ def audit(path: Path, now_ms: int | None) -> Audit:
     try:
         db.set_busy_timeout(BUSY_MS)
         db.execute("BEGIN")  # one moment for all that follows
-        findings = list(islice(damage(db, LEDGER_KIND), MAX_FINDINGS))
-        if findings:
-            return Audit(findings, 0, 0, 0)
-        found = chain(_budgets(db), _consumption(db), _settlements(db))
-        if now_ms is not None:
-            found = chain(found, _clock(db, now_ms))
-        return Audit(
-            list(islice(found, MAX_FINDINGS)),
-            _count(db, "budgets"),
-            _count(db, "reservations"),
-            _count(db, "events"),
-        )
+        return _audit(db, now_ms)
+    except UnicodeDecodeError:
+        return Audit(["Some of its words are not even text: a disk has garbled them."], 0, 0, 0)
     finally:
         db.close()
 
 
+def _audit(db: apsw.Connection, now_ms: int | None) -> Audit:
+    for look in (damage(db, LEDGER_KIND), _unreadable(db)):
+        if findings := list(islice(look, MAX_FINDINGS)):
+            return Audit(findings, 0, 0, 0)
+    found = chain(_budgets(db), _consumption(db), _settlements(db), _answers(db))
+    if now_ms is not None:
+        found = chain(found, _clock(db, now_ms))
+    return Audit(
+        list(islice(found, MAX_FINDINGS)),
+        _count(db, "budgets"),
+        _count(db, "reservations"),
+        _count(db, "events"),
+    )
+
+
 def _count(db: apsw.Connection, table: str) -> int:
     return int(str(db.execute(f"SELECT count(*) FROM {table}").get))  # noqa: S608 - named by our own code
+
+
+_JSON_COLUMNS = {
+    "budgets": ("caps",),
+    "reservations": (
+        *("affected_scopes", "budgeted_scopes", "subject", "action", "quotas"),
+        *("metadata", "metrics", "committed_metadata"),
+    ),
+    "events": ("budgeted_scopes", "subject", "action", "metrics", "metadata"),
+    "idempotency": ("body",),
+}
+"""The columns that are JSON."""
+
+
+def _unreadable(db: apsw.Connection) -> Iterator[str]:
+    """Look for words that a disk garbled: SQLite keeps no checksum of them."""
+    for table, columns in _JSON_COLUMNS.items():
+        for column in columns:
+            condition = f"{column} IS NOT NULL AND NOT json_valid(CAST({column} AS TEXT))"
+            count = int(str(db.execute(f"SELECT count(*) FROM {table} WHERE {condition}").get))  # noqa: S608 - constants
+            if count:
+                yield f"{count} rows of {table} have a {column} that cannot be read."
 
 
 def _budgets(db: apsw.Connection) -> Iterator[str]:
@@ -134,22 +162,68 @@ def _settlements(db: apsw.Connection) -> Iterator[str]:
         "SELECT endpoint, resource, body, state, settled_by, charged, estimate FROM idempotency"
         " LEFT JOIN reservations ON reservation_id = resource WHERE endpoint IN ('commit', 'release')"
     ):
-        answer = json.loads(body)
         if state is None:
             yield f"Reservation {reservation_id} is gone, though it was settled."
             continue
         is_commit = endpoint == "commit"
-        said, holds = answer["charged" if is_commit else "released"]["amount"], charged if is_commit else estimate
-        if (answer["status"], "client", said) != (state, settled_by, holds):
+        status, said = _said(body, ("status",)), _said(body, ("charged" if is_commit else "released", "amount"))
+        holds = charged if is_commit else estimate
+        if (status, "client", said) != (state, settled_by, holds):
             yield (
                 f"Reservation {reservation_id} is {state} with {holds}, "
-                f"and its {endpoint} was answered {answer['status']} with {said}."
+                f"and its {endpoint} was answered {status} with {said}."
             )
     for (reservation_id,) in db.execute(
         "SELECT reservation_id FROM reservations WHERE settled_by = 'client' AND NOT EXISTS (SELECT 1 FROM idempotency"
         " WHERE tenant = reservations.tenant AND endpoint IN ('commit', 'release') AND resource = reservation_id)"
     ):
         yield f"Reservation {reservation_id} is settled, and nobody was answered so."
+
+
+def _answers(db: apsw.Connection) -> Iterator[str]:
+    """Compare what was answered to reserves and events with their rows: whoever repeats a call is told the same."""
+    answered: set[str] = set()
+    for body, key in db.execute("SELECT body, idempotency_key FROM idempotency WHERE endpoint = 'reserve'").fetchall():
+        reservation_id = str(_said(body, ("reservation_id",)))
+        if _said(body, ("reservation_id",)) is None:
+            if _said(body, ("decision",)) is None:
+                yield f"The answer to the reserve {key} is none."
+            continue  # a dry run
+        answered.add(reservation_id)
+        row = db.execute(
+            "SELECT unit, estimate, scope_path, affected_scopes, idempotency_key FROM reservations"
+            " WHERE reservation_id = ?",
+            (reservation_id,),
+        ).fetchone()
+        if row is None:
+            yield f"Reservation {reservation_id} is gone, though it was answered."
+            continue
+        unit, estimate, scope_path, scopes, reserve_key = row
+        said = [_said(body, path) for path in (("reserved", "unit"), ("reserved", "amount"), ("scope_path",))]
+        if said != [unit, estimate, scope_path] or _said(body, ("affected_scopes",)) != json.loads(str(scopes)):
+            yield f"Reservation {reservation_id} holds {estimate} {unit} of {scope_path}, and was answered otherwise."
+        if reserve_key != key:
+            yield f"Reservation {reservation_id} was made under the key {reserve_key}, and answered under {key}."
+    for (reservation_id,) in db.execute("SELECT reservation_id FROM reservations"):
+        if reservation_id not in answered:
+            yield f"Reservation {reservation_id} was never answered."
+    for (body,) in db.execute("SELECT body FROM idempotency WHERE endpoint = 'event'").fetchall():
+        event_id = _said(body, ("event_id",))
+        row = db.execute("SELECT amount, charged FROM events WHERE event_id = ?", (str(event_id),)).fetchone()
+        if row is None:
+            yield f"Event {event_id} is gone, though it was answered."
+        elif (_said(body, ("charged", "amount")) or row[0]) != row[1]:
+            yield f"Event {event_id} was charged {row[1]}, and answered otherwise."
+
+
+def _said(body: object, path: tuple[str, ...]) -> Any:  # noqa: ANN401 - JSON
+    """Read a field of an answer; ``None`` where it has none."""
+    found = json.loads(str(body))
+    for name in path:
+        if not isinstance(found, dict):
+            return None
+        found = found.get(name)
+    return found
 
 
 def _clock(db: apsw.Connection, now_ms: int) -> Iterator[str]:

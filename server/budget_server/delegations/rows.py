@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import apsw
+from pydantic import ValidationError
 
 from budget_server.delegations.encoding import from_json, to_json
 from budget_server.delegations.limits import spent_below_microcents
 from budget_tools.delegation.records import Task, TurnRecord
 from budget_tools.delegation.store import Spend, Stored
+from budget_tools.errors import StorageUnavailableError
 
 COLUMNS = (
     "delegation_id, tenant, task, max_turns, budget_microcents, status, model, hint, text, structured,"
@@ -24,7 +26,7 @@ def stored(db: apsw.Connection, delegation_id: str, *, is_new: bool = False) -> 
     ).fetchone()
     assert row is not None
     turns = [
-        TurnRecord.model_validate(from_json(str(record)))
+        _turn(record)
         for (record,) in db.execute(
             "SELECT record FROM turns WHERE delegation_id = ? ORDER BY number", (delegation_id,)
         )
@@ -70,6 +72,15 @@ def of_row(db: apsw.Connection, row: tuple[Any, ...], *, turns: Sequence[TurnRec
         updated_at_ms=updated_at_ms,
         is_new=is_new,
     )
+
+
+def _turn(record: object) -> TurnRecord:
+    try:
+        return TurnRecord.model_validate(from_json(str(record)))
+    except ValidationError as exc:
+        raise StorageUnavailableError(
+            "A turn in the delegation store is damaged: run `cycles-budget-mcp check`, and restore a backup."
+        ) from exc
 
 
 def spends(db: apsw.Connection, delegation_id: str) -> list[Spend]:

@@ -83,4 +83,8 @@ DELEGATIONS_KIND = FileKind(
     contents="delegations",
     application_id=0x43594431,  # CYD1
     migrations=(_m001_delegations,),
+    # Whatever a delegation pays for ends in a message; other writes that are lost are made good at the next start.
+    high_water=(
+        "SELECT (SELECT coalesce(max(rowid), 0) FROM delegations), (SELECT coalesce(max(rowid), 0) FROM messages)"
+    ),
 )

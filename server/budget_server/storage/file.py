@@ -8,6 +8,7 @@ The file's path is opened by SQLite alone: any other ``open`` and ``close`` of i
 SQLite's locks.
 """
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -288,6 +289,13 @@ class DurableFile(Generic[ViewT]):
                 return exc
             # The storage failed, not the operation: the whole transaction goes.
             raise
+        except (UnicodeDecodeError, json.JSONDecodeError) as exc:
+            # What is asked is read before it comes here: these words are the file's own.
+            damaged = StorageUnavailableError(
+                f"{self} is damaged ({exc.__class__.__name__}): run `cycles-budget-mcp check`, and restore a backup."
+            )
+            damaged.__cause__ = exc
+            return damaged
         except Exception as exc:
             return exc
 
