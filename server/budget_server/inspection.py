@@ -20,7 +20,7 @@ from budget_server.delegations.audit import Told
 from budget_server.delegations.audit import audit as audit_delegations
 from budget_server.delegations.store import DELEGATIONS_FILE
 from budget_server.services import LEDGER_FILE
-from budget_server.storage.audit import MAX_FINDINGS, READ_ONLY, damage
+from budget_server.storage.audit import MAX_FINDINGS, damage, one_moment
 from budget_tools.errors import ConfigurationError
 from budget_tools.money import USD_MICROCENTS, format_usd
 
@@ -85,12 +85,8 @@ def _delegations(path: Path, found: Inspection) -> list[Told]:
 def _tokens(path: Path, found: Inspection) -> None:
     if not path.exists():
         return
-    with _reading(path):
-        db = apsw.Connection(str(path), flags=READ_ONLY)
-        try:
-            found.findings.extend(f"{path.name}: {problem}" for problem in damage(db, ACCESS_KIND))
-        finally:
-            db.close()
+    with _reading(path), one_moment(path) as db:
+        found.findings.extend(f"{path.name}: {problem}" for problem in damage(db, ACCESS_KIND))
 
 
 @contextmanager
@@ -110,9 +106,7 @@ class _Reserved(NamedTuple):
 
 
 def _compare(path: Path, told: Iterable[Told], found: Inspection) -> None:
-    db = apsw.Connection(str(path), flags=READ_ONLY)
-    try:
-        db.execute("BEGIN")
+    with one_moment(path) as db:
         elsewhere = 0
         findings: list[str] = []
         for each in told:
@@ -123,14 +117,12 @@ def _compare(path: Path, told: Iterable[Told], found: Inspection) -> None:
                 elsewhere += 1
                 continue
             findings += _contradictions(db, each, reserved)
-        found.findings.extend(findings[:MAX_FINDINGS])
-        if elsewhere:
-            found.notes.append(
-                f"{elsewhere} of the delegations have no reservation in this ledger: they were paid for on a Cycles "
-                "server, or from a ledger that is no longer here."
-            )
-    finally:
-        db.close()
+    found.findings.extend(findings[:MAX_FINDINGS])
+    if elsewhere:
+        found.notes.append(
+            f"{elsewhere} of the delegations have no reservation in this ledger: they were paid for on a Cycles "
+            "server, or from a ledger that is no longer here."
+        )
 
 
 def _contradictions(db: apsw.Connection, told: Told, reserved: dict[str, _Reserved]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from budget_server.app import create_server
 from budget_server.authority.client import EmbeddedCyclesClient
 from budget_server.delegations.store import SqliteDelegationStore
 from budget_server.demo.scripted_claude import Answer, Failure, ScriptedClaude, ToolCall, Turn
+from budget_server.inspection import inspect
 from budget_server.services import Services
 from budget_server.settings import Settings
 from budget_tools.delegation.spending import HOLD_MS
@@ -169,6 +170,7 @@ async def test_whatever_write_was_the_last_one_the_next_start_settles_it(tmp_pat
 
     for photo in photos:
         environment = {"BUDGET_DATA_DIR": str(photo.directory / "data")}
+        assert inspect(photo.directory / "data", None).findings == [], photo
         before = await look(environment)
         before.check_sums()
         before.check_answers()
@@ -176,6 +178,8 @@ async def test_whatever_write_was_the_last_one_the_next_start_settles_it(tmp_pat
         await services.settle_orphans()
         await services.aclose()
         after = await look(environment)
+        settled = inspect(photo.directory / "data", None)
+        assert (settled.findings, settled.notes) == ([], []), photo
 
         after.check_sums()
         check_kept(before, after, was_killed=True)

@@ -105,7 +105,7 @@ class Served:
         return ""
 
 
-async def _fill(directory: Path) -> None:
+async def fill(directory: Path) -> None:
     """Let everything happen once or more."""
     ledger = LedgerStore(directory / LEDGER_FILE)
     store = SqliteDelegationStore(directory)
@@ -152,7 +152,7 @@ async def _fill(directory: Path) -> None:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A worker, and what it is to serve."""
     place = tmp_path_factory.mktemp("storage")
-    anyio.run(_fill, place / "ended")
+    anyio.run(fill, place / "ended")
     process = subprocess.Popen(
         [sys.executable, str(WORKER)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

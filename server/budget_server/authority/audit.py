@@ -1,7 +1,7 @@
 """The ledger's auditor: proves every invariant over a whole file, from its first row, and says what is wrong.
 
-It opens the file by itself, only to read, and sees one consistent moment of it; servers may go on working. Amounts are
-added up in Python, because a sum in SQLite may leave 64 bits.
+It opens the file by itself, changes nothing, and sees one consistent moment of it; servers may go on working. Amounts
+are added up in Python, because a sum in SQLite may leave 64 bits.
 
 What it proves, in this order; where the file itself is damaged, the rest would only repeat that:
 
@@ -22,13 +22,10 @@ from typing import Any, NamedTuple
 import apsw
 
 from budget_server.authority.schema import LEDGER_KIND
-from budget_server.storage.audit import MAX_FINDINGS, READ_ONLY, damage
+from budget_server.storage.audit import CHECK_FAILED, MAX_FINDINGS, damage, one_moment
 
 CLOCK_LEEWAY_MS = 5_000
 """How far the ledger may be ahead of the machine's clock, which people and programs set."""
-
-BUSY_MS = 5_000
-"""How long it waits for a server that is just recovering or checkpointing the file."""
 
 Place = tuple[str, str]
 """A scope and a unit: the key of a budget."""
@@ -47,7 +44,7 @@ def audit(path: Path, now_ms: int | None) -> Audit:
     """Check a whole ledger file.
 
     Args:
-        path: the file; it is opened for reading alone.
+        path: the file; nothing in it is changed.
         now_ms: the machine's time, in epoch milliseconds; ``None`` leaves the clock out.
 
     Returns:
@@ -56,22 +53,20 @@ def audit(path: Path, now_ms: int | None) -> Audit:
     Raises:
         apsw.Error: the file cannot be opened or read at all.
     """
-    db = apsw.Connection(str(path), flags=READ_ONLY)
     try:
-        db.set_busy_timeout(BUSY_MS)
-        db.execute("BEGIN")  # one moment for all that follows
-        return _audit(db, now_ms)
+        with one_moment(path) as db:
+            return _audit(db, now_ms)
     except UnicodeDecodeError:
         return Audit(["Some of its words are not even text: a disk has garbled them."], 0, 0, 0)
-    finally:
-        db.close()
 
 
 def _audit(db: apsw.Connection, now_ms: int | None) -> Audit:
-    for look in (damage(db, LEDGER_KIND), _unreadable(db)):
-        if findings := list(islice(look, MAX_FINDINGS)):
-            return Audit(findings, 0, 0, 0)
-    found = chain(_budgets(db), _consumption(db), _settlements(db), _answers(db))
+    broken = list(islice(damage(db, LEDGER_KIND), MAX_FINDINGS))
+    if not all(finding.startswith(CHECK_FAILED) for finding in broken):
+        return Audit(broken, 0, 0, 0)
+    if findings := list(islice(_unreadable(db), MAX_FINDINGS)):
+        return Audit(findings, 0, 0, 0)
+    found = chain(broken, _budgets(db), _consumption(db), _settlements(db), _answers(db))
     if now_ms is not None:
         found = chain(found, _clock(db, now_ms))
     return Audit(
@@ -100,6 +95,8 @@ _JSON_COLUMNS = {
 
 def _unreadable(db: apsw.Connection) -> Iterator[str]:
     """Look for words that a disk garbled: SQLite keeps no checksum of them."""
+    if _count(db, "clock") != 1:
+        yield "It has lost its clock."
     for table, columns in _JSON_COLUMNS.items():
         for column in columns:
             condition = f"{column} IS NOT NULL AND NOT json_valid(CAST({column} AS TEXT))"
@@ -115,14 +112,16 @@ def _budgets(db: apsw.Connection) -> Iterator[str]:
     ):
         for scope in json.loads(scopes):
             held[scope, unit] += estimate
-    for scope, unit, allocated, remaining, reserved, spent, debt in db.execute(
-        "SELECT scope, unit, allocated, remaining, reserved, spent, debt FROM budgets"
+    for scope, unit, tenant, allocated, remaining, reserved, spent, debt in db.execute(
+        "SELECT scope, unit, tenant, allocated, remaining, reserved, spent, debt FROM budgets"
     ):
         if remaining != allocated - spent - reserved - debt:
             yield (
                 f"{scope} in {unit} does not add up: {remaining} remain of {allocated}, "
                 f"with {spent} spent, {reserved} reserved and {debt} owed."
             )
+        if str(scope).split("/")[0].lower() != f"tenant:{tenant}".lower():
+            yield f"{scope} in {unit} belongs to the tenant {tenant}."
         should = held.pop((scope, unit), 0)
         if reserved != should:
             yield f"{scope} in {unit} has {reserved} reserved, and its active reservations hold {should}."
@@ -180,10 +179,28 @@ def _settlements(db: apsw.Connection) -> Iterator[str]:
         yield f"Reservation {reservation_id} is settled, and nobody was answered so."
 
 
+_MISPLACED = """
+    SELECT endpoint, idempotency.idempotency_key FROM idempotency LEFT JOIN reservations ON reservation_id = resource
+    WHERE status <> iif(endpoint = 'event', 201, 200) OR CASE
+        WHEN endpoint IN ('commit', 'release', 'extend') THEN idempotency.tenant IS NOT reservations.tenant
+        WHEN endpoint = 'event' THEN resource <> '' OR NOT EXISTS (
+            SELECT 1 FROM events WHERE events.tenant = idempotency.tenant
+            AND event_id = json_extract(body, '$.event_id'))
+        ELSE resource <> '' END
+"""
+
+
 def _answers(db: apsw.Connection) -> Iterator[str]:
     """Compare what was answered to reserves and events with their rows: whoever repeats a call is told the same."""
     answered: set[str] = set()
-    for body, key in db.execute("SELECT body, idempotency_key FROM idempotency WHERE endpoint = 'reserve'").fetchall():
+    expiry: dict[str, int] = {}
+    for body, resource in db.execute("SELECT body, resource FROM idempotency WHERE endpoint = 'extend'"):
+        expiry[str(resource)] = max(expiry.get(str(resource), 0), int(_said(body, ("expires_at_ms",)) or 0))
+    for endpoint, key in db.execute(_MISPLACED):
+        yield f"The answer to {endpoint} under the key {key} is another tenant's, or stands in another's place."
+    for body, key, tenant in db.execute(
+        "SELECT body, idempotency_key, tenant FROM idempotency WHERE endpoint = 'reserve'"
+    ).fetchall():
         reservation_id = str(_said(body, ("reservation_id",)))
         if _said(body, ("reservation_id",)) is None:
             if _said(body, ("decision",)) is None:
@@ -191,19 +208,21 @@ def _answers(db: apsw.Connection) -> Iterator[str]:
             continue  # a dry run
         answered.add(reservation_id)
         row = db.execute(
-            "SELECT unit, estimate, scope_path, affected_scopes, idempotency_key FROM reservations"
-            " WHERE reservation_id = ?",
+            "SELECT unit, estimate, scope_path, affected_scopes, expires_at_ms, tenant, idempotency_key"
+            " FROM reservations WHERE reservation_id = ?",
             (reservation_id,),
         ).fetchone()
         if row is None:
             yield f"Reservation {reservation_id} is gone, though it was answered."
             continue
-        unit, estimate, scope_path, scopes, reserve_key = row
+        unit, estimate, scope_path, scopes, expires_at_ms, *made_by = row
         said = [_said(body, path) for path in (("reserved", "unit"), ("reserved", "amount"), ("scope_path",))]
         if said != [unit, estimate, scope_path] or _said(body, ("affected_scopes",)) != json.loads(str(scopes)):
             yield f"Reservation {reservation_id} holds {estimate} {unit} of {scope_path}, and was answered otherwise."
-        if reserve_key != key:
-            yield f"Reservation {reservation_id} was made under the key {reserve_key}, and answered under {key}."
+        if expiry.get(reservation_id, _said(body, ("expires_at_ms",))) != expires_at_ms:
+            yield f"Reservation {reservation_id} runs out at {expires_at_ms}, and was answered otherwise."
+        if made_by != [tenant, key]:
+            yield f"Reservation {reservation_id} was made by {made_by[0]} as {made_by[1]}, and answered to another."
     for (reservation_id,) in db.execute("SELECT reservation_id FROM reservations"):
         if reservation_id not in answered:
             yield f"Reservation {reservation_id} was never answered."

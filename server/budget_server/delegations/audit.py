@@ -1,6 +1,6 @@
 """The auditor of the delegations file: is it whole, and do a delegation's turns make up what it was charged?
 
-It opens the file by itself, only to read, and sees one consistent moment of it. What it read of money it gives to
+It opens the file by itself, changes nothing, and sees one consistent moment of it. What it read of money it gives to
 whoever has the ledger to compare it with (``inspection.py``).
 """
 
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from budget_server.delegations import rows
 from budget_server.delegations.encoding import from_json
 from budget_server.delegations.schema import DELEGATIONS_KIND
-from budget_server.storage.audit import READ_ONLY, damage
+from budget_server.storage.audit import damage, one_moment
 from budget_tools.delegation.log import turn_cost_microcents
 from budget_tools.delegation.records import TurnRecord
 from budget_tools.delegation.store import Spend
@@ -39,15 +39,12 @@ class DelegationAudit:
 
 
 def audit(path: Path) -> DelegationAudit:
-    """Check a whole delegations file; it is opened for reading alone.
+    """Check a whole delegations file; nothing in it is changed.
 
     Raises:
         apsw.Error: the file cannot be opened or read at all.
     """
-    db = apsw.Connection(str(path), flags=READ_ONLY)
-    try:
-        db.set_busy_timeout(5_000)
-        db.execute("BEGIN")  # one moment for all that follows
+    with one_moment(path) as db:
         findings = list(damage(db, DELEGATIONS_KIND))
         if findings:
             return DelegationAudit(findings=findings)
@@ -63,8 +60,6 @@ def audit(path: Path) -> DelegationAudit:
                 continue
             findings += _misstatements(db, name, total, turns)
         return DelegationAudit(findings=findings, told=told)
-    finally:
-        db.close()
 
 
 def _turns(db: apsw.Connection, delegation_id: str) -> list[TurnRecord]:

@@ -1,6 +1,7 @@
 """What an auditor asks of every kind of file before it looks at what is in it: can it be read, and is it all there?"""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
@@ -10,8 +11,32 @@ from budget_server.storage.turnstile import noted_high_water
 
 READ_ONLY = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_NOFOLLOW
 
+BUSY_MS = 5_000
+"""How long it waits for a server that is just recovering or checkpointing the file."""
+
 MAX_FINDINGS = 100
 """Most findings that are told; a broken file can have one for every row."""
+
+
+CHECK_FAILED = "SQLite: CHECK constraint failed"
+"""How the finding begins of a row that can be read, and says what it must not."""
+
+
+@contextmanager
+def one_moment(path: Path) -> Iterator[apsw.Connection]:
+    """Open a file to read one consistent moment of it, and leave it and its log as they are.
+
+    Not as a read-only connection: on one of those SQLite's integrity check passes over the tables' CHECKs.
+    """
+    db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW)
+    try:
+        db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        db.set_busy_timeout(BUSY_MS)
+        db.pragma("query_only", 1)
+        db.execute("BEGIN")
+        yield db
+    finally:
+        db.close()
 
 
 def damage(db: apsw.Connection, kind: FileKind) -> Iterator[str]:
