@@ -1,5 +1,7 @@
 """Serves damaged data directories, each in a process of its own that is a fork of this one.
 
+With a data directory as its argument it is a writer instead: it takes turns there until its input ends, a line each.
+
 Reads one JSON order a line, ``{"directory": …, "limits": {…}, "tenant": …}``, and answers each with what a server does
 there, and what ``check`` says of a copy. Everything is imported once, so that a process costs milliseconds.
 """
@@ -21,10 +23,13 @@ from budget_server.authority.requests import CommitRequest, ReserveRequest
 from budget_server.authority.store import LedgerStore
 from budget_server.delegations.store import SqliteDelegationStore
 from budget_server.inspection import inspect
-from budget_server.services import open_ledger
+from budget_server.services import LEDGER_FILE, open_ledger
 from budget_server.settings import Settings
+from budget_tools.delegation.records import TurnRecord
+from budget_tools.delegation.store import Message, Step
 from budget_tools.errors import BudgetError
-from budget_tools.money import USD_MICROCENTS
+from budget_tools.money import USD_MICROCENTS, Money
+from server.delegations.making import spend, started
 
 TENANT = "acme"
 Order = dict[str, Any]
@@ -129,6 +134,52 @@ def move(store: LedgerStore, key: str, amount: int = 100) -> int:
     return commit(store, reserve(store, key, amount), key, amount)
 
 
+def set_budgets(store: LedgerStore) -> None:
+    """Give the tenant a budget, and its agent one within it."""
+    store.run(
+        lambda ledger: ledger.db.execute(
+            "INSERT INTO budgets (scope, unit, tenant, allocated, remaining) VALUES"
+            " ('tenant:acme', 'USD_MICROCENTS', 'acme', 1000000, 1000000),"
+            " ('tenant:acme/agent:bot', 'USD_MICROCENTS', 'acme', 500000, 500000)"
+        )
+    )
+
+
+async def take_turn(ledger: LedgerStore, store: SqliteDelegationStore, name: str, number: int) -> None:
+    """Let a delegation take a turn, in the steps of a real one, charged a little less than its bound."""
+    charge = 70 + number % 10
+    reservation_id = reserve(ledger, f"{name}-{number}", 100)
+    await store.depart(name, spend(reservation_id, 100, turn=number))
+    record = TurnRecord(
+        number=number,
+        model="claude",
+        reservation_id=reservation_id,
+        reserved=Money.of(100, USD_MICROCENTS),
+        charged=Money.of(charge, USD_MICROCENTS),
+        actual_source="usage",
+    )
+    words = [Message(role="user", content="Go on. " * 300), Message(role="assistant", content="Yes. " * 300)]
+    spent = (await store.find(TENANT, name)).spent_microcents + charge
+    await store.write(name, Step(turn=record, messages=words, spent_microcents=spent))
+    commit(ledger, reservation_id, f"{name}-{number}", charge)
+    await store.write(name, Step(struck=[reservation_id]))
+
+
+async def write_on(directory: Path) -> None:
+    """Take turns until the input ends."""
+    ledger, store = LedgerStore(directory / LEDGER_FILE), SqliteDelegationStore(directory)
+    await started(store, "writer")
+    ended = asyncio.ensure_future(asyncio.to_thread(sys.stdin.read))
+    number = 0
+    while not ended.done():
+        number += 1
+        await take_turn(ledger, store, "writer", number)
+        sys.stdout.write(f"{number}\n")
+        sys.stdout.flush()
+    ledger.close()
+    await store.aclose()
+
+
 async def _delegated(directory: Path) -> dict[str, int]:
     store = SqliteDelegationStore(directory)
     try:
@@ -142,4 +193,7 @@ async def _delegated(directory: Path) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:]:
+        asyncio.run(write_on(Path(sys.argv[1])))
+    else:
+        main()

@@ -40,8 +40,8 @@ UNTOLD = {
 }
 """Columns of which a change may remain unseen, because it leaves words that could as well be true."""
 
-UNTOLD_ROWS = {"calls"}
-"""Tables of which a row may go unseen."""
+UNTOLD_ROWS = {"calls", "messages"}
+"""Tables of which a row may go unseen: a call that could be repeated, and the last words of a conversation."""
 
 
 class Table(NamedTuple):

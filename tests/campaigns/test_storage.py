@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -22,14 +23,13 @@ import apsw
 import pytest
 
 from budget_server.authority.store import LedgerStore
+from budget_server.backup import make_backup
 from budget_server.delegations.store import DELEGATIONS_FILE, SqliteDelegationStore
 from budget_server.services import LEDGER_FILE
-from budget_tools.delegation.records import TurnRecord
-from budget_tools.delegation.store import Message, Outcome, Step
+from budget_tools.delegation.store import Outcome, Step
 from budget_tools.errors import StorageUnavailableError
-from budget_tools.money import Money
 from campaigns import storage_worker
-from server.delegations.making import spend, started
+from server.delegations.making import started
 
 TENANT = storage_worker.TENANT
 WORKER = Path(storage_worker.__file__)
@@ -109,13 +109,7 @@ async def fill(directory: Path) -> None:
     """Let everything happen once or more."""
     ledger = LedgerStore(directory / LEDGER_FILE)
     store = SqliteDelegationStore(directory)
-    ledger.run(
-        lambda opened: opened.db.execute(
-            "INSERT INTO budgets (scope, unit, tenant, allocated, remaining) VALUES"
-            " ('tenant:acme', 'USD_MICROCENTS', 'acme', 1000000, 1000000),"
-            " ('tenant:acme/agent:bot', 'USD_MICROCENTS', 'acme', 500000, 500000)"
-        )
-    )
+    storage_worker.set_budgets(ledger)
     for number in range(12):
         storage_worker.move(ledger, f"before-{number}", 100 + number)
     for name in ("one", "two"):
@@ -124,23 +118,8 @@ async def fill(directory: Path) -> None:
         await store.aclose()
         ledger, store = LedgerStore(directory / LEDGER_FILE), SqliteDelegationStore(directory)
         await started(store, name)
-        total = 0
         for turn in range(1, 4):
-            reservation_id = storage_worker.reserve(ledger, f"{name}-{turn}", 1_000)
-            await store.depart(name, spend(reservation_id, 1_000, turn=turn))
-            total += 700 + turn
-            record = TurnRecord(
-                number=turn,
-                model="claude",
-                reservation_id=reservation_id,
-                reserved=Money.of(1_000, "USD_MICROCENTS"),
-                charged=Money.of(700 + turn, "USD_MICROCENTS"),
-                actual_source="usage",
-            )
-            words = [Message(role="user", content="Go on. " * 300), Message(role="assistant", content="Yes. " * 300)]
-            await store.write(name, Step(turn=record, messages=words, spent_microcents=total))
-            storage_worker.commit(ledger, reservation_id, f"{name}-{turn}", 700 + turn)
-            await store.write(name, Step(struck=[reservation_id]))
+            await storage_worker.take_turn(ledger, store, name, turn)
         await store.write(name, Step(outcome=Outcome(status="max_turns")))
     storage_worker.reserve(ledger, "held", 5_000, ttl_ms=3_600_000)
     shutil.copytree(directory, directory.with_name("killed"))
@@ -355,3 +334,30 @@ def test_files_replaced_beneath_a_server_take_no_more_writes(served: Served, tmp
     served.counts["planted"] += 1
     served.counts["refused"] += 1
     store.close()
+
+
+def test_a_backup_beside_a_writer_is_of_one_moment(served: Served, tmp_path: Path) -> None:
+    """Each is checked: what its delegations say was charged, its ledger has charged. None is torn between the two."""
+    data = tmp_path / "data"
+    shutil.copytree(served.base["ended"], data)
+    writer = subprocess.Popen(
+        [sys.executable, str(WORKER), str(data)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with writer:
+        assert writer.stdin is not None
+        assert writer.stdout is not None
+        turns = []
+        for number in range(25):
+            assert writer.stdout.readline()  # it has gone on since the last one
+            inspection = make_backup(data, tmp_path / f"backup-{number}")
+            turns.append(int(re.findall(r"with (\d+) turns", str(inspection.counts))[0]))
+        writer.stdin.close()
+        writer.stdout.read()
+
+    assert writer.returncode == 0
+    assert turns == sorted(turns)
+    assert turns[-1] > turns[0] > 6
