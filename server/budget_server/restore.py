@@ -183,9 +183,7 @@ def _carry_over(present: Path, ready: Path) -> Mapping[str, int] | None:
         db = apsw.Connection(str(present), flags=READ_ONLY)
         try:
             db.execute("BEGIN")
-            revoked = db.execute(
-                "SELECT revoked_at_ms, key_id FROM api_keys WHERE revoked_at_ms IS NOT NULL"
-            ).fetchall()
+            revoked = db.execute(_REVOKED).fetchall()
             now = {str(name): (str(unit), int(str(amount))) for name, unit, amount in db.execute(_CHARGED)}
         finally:
             db.close()
@@ -195,9 +193,7 @@ def _carry_over(present: Path, ready: Path) -> Mapping[str, int] | None:
     try:
         then = {str(name): int(str(amount)) for name, _, amount in copy.execute(_CHARGED + _TO_BE_CHARGED)}
         with copy:
-            copy.executemany(
-                "UPDATE api_keys SET revoked_at_ms = ? WHERE key_id = ? AND revoked_at_ms IS NULL", revoked
-            )
+            copy.executemany(_REVOKE, revoked)
     finally:
         copy.close()
     since: dict[str, int] = {}

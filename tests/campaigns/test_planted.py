@@ -101,7 +101,7 @@ def test_check_finds_whatever_is_planted_in_one_row(books: Books, tmp_path: Path
     db = apsw.Connection(str(directory / table.file))
     db.pragma("ignore_check_constraints", 1)
     try:
-        key = db.execute(f"SELECT {', '.join(table.key)} FROM {table.name} LIMIT 1 OFFSET {row}").fetchone()  # noqa: S608
+        key = db.execute(f"SELECT {', '.join(table.key)} FROM {table.name} LIMIT 1 OFFSET {row}").fetchone()  # noqa: S608 - our own tables
         assert key is not None
         where = " AND ".join(f"{column} = ?" for column in table.key)
         if what == "delete":
@@ -110,14 +110,14 @@ def test_check_finds_whatever_is_planted_in_one_row(books: Books, tmp_path: Path
             values = [f"{each} || 'x'" if each == table.key[-1] else each for each in table.columns]
             if table.key[-1] in ("number", "position", "id"):
                 values = [f"{each} + 100" if each == table.key[-1] else each for each in table.columns]
-            db.execute(f"INSERT INTO {table.name} SELECT {', '.join(values)} FROM {table.name} WHERE {where}", key)  # noqa: S608
+            db.execute(f"INSERT INTO {table.name} SELECT {', '.join(values)} FROM {table.name} WHERE {where}", key)  # noqa: S608 - our own tables
         else:
             column = data.draw(st.sampled_from(table.columns), label="column")
             kind = next(str(each[2]) for each in db.execute(f"PRAGMA table_info({table.name})") if each[1] == column)
             change = data.draw(st.sampled_from(CHANGES[kind]), label="change")
             value = change.format(column, data.draw(st.integers(1, 1_000), label="by"))
             same = f"{column} IS NOT {value}"
-            db.execute(f"UPDATE {table.name} SET {column} = {value} WHERE {where} AND {same}", key)  # noqa: S608
+            db.execute(f"UPDATE {table.name} SET {column} = {value} WHERE {where} AND {same}", key)  # noqa: S608 - our own tables
         is_planted = db.changes() > 0
     except apsw.ConstraintError:
         is_planted = False
@@ -133,3 +133,51 @@ def test_check_finds_whatever_is_planted_in_one_row(books: Books, tmp_path: Path
         assert found or column in UNTOLD.get(table.name, ()), f"{table.name}.{column}"
     else:
         assert found or table.name in UNTOLD_ROWS or (what, table.name) == ("double", "idempotency"), table.name
+
+
+SECOND_TURN = "WHERE delegation_id = 'one' AND number = 2"
+LESS = f"""
+    UPDATE turns SET record = json_set(record, '$.charged.amount', 70) {SECOND_TURN};
+    UPDATE delegations SET spent_microcents = spent_microcents - 2 WHERE delegation_id = 'one'
+"""  # noqa: S608 - our own tables
+ANOTHERS = f"UPDATE turns SET record = json_set(record, '$.reservation_id', 'x') {SECOND_TURN}"  # noqa: S608 - our own tables
+SPEND = """
+    INSERT INTO spends SELECT 'one', {}, 2, 'k', '{{}}', '{{}}', 'USD_MICROCENTS', {}, 0, NULL, '{{}}'
+    FROM turns WHERE delegation_id = 'one' AND number = 2
+"""
+OF_THE_TURN = "json_extract(record, '$.reservation_id')"
+ABSENT = "reservation x, which the ledger does not have"
+
+CONTRADICTIONS = {
+    "a turn that says it cost less": (LESS, "was charged 70 USD_MICROCENTS, and in the ledger 72"),
+    "a turn of a reservation that is not there": (ANOTHERS, ABSENT),
+    "a spend of a reservation that is not there": (SPEND.format("'x'", 5), ABSENT),
+    "a spend that is held as another amount": (SPEND.format(OF_THE_TURN, 5), "may cost 5 USD_MICROCENTS, and its"),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_files_that_are_sound_but_contradict_each_other_are_found(books: Books, tmp_path: Path, name: str) -> None:
+    """Each adds up for itself."""
+    statements, says = CONTRADICTIONS[name]
+    shutil.copytree(books.sound, tmp_path / "data")
+    db = apsw.Connection(str(tmp_path / "data" / DELEGATIONS_FILE))
+    db.execute(statements)
+    db.close()
+
+    (finding,) = inspect(tmp_path / "data", None).findings
+
+    assert says in finding
+
+
+def test_what_is_still_open_is_told_and_is_no_error(books: Books, tmp_path: Path) -> None:
+    """A spend that is not struck out yet: a server that runs has them all the time."""
+    shutil.copytree(books.sound, tmp_path / "data")
+    db = apsw.Connection(str(tmp_path / "data" / DELEGATIONS_FILE))
+    db.execute(SPEND.format(OF_THE_TURN, 100))
+    db.close()
+
+    found = inspect(tmp_path / "data", None)
+
+    assert found.findings == []
+    assert "1 spends open" in found.notes[0]

@@ -70,7 +70,13 @@ class Served:
         shutil.copytree(self.base[after], directory)
         try:
             plant(directory)
+            before = contents(directory)
             answer = self.serve(directory, **order)
+            lost = [name for name in FILES if f"{name} has lost its last writes" in answer.get("refused", "")]
+            after_it = contents(directory)
+            for part in ("", "-wal"):
+                for name in lost:
+                    assert after_it.get(name + part) == before.get(name + part), "it might still have been saved"
         finally:
             shutil.rmtree(directory)
         self.judge(name, answer)
@@ -103,6 +109,12 @@ class Served:
             if shown != right:
                 return f"a wrong balance: {shown}, not {right}"
         return ""
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """What is in the databases and their logs; a log that is empty says as much as none."""
+    paths = [directory / f"{name}{part}" for name in FILES for part in ("", "-wal")]
+    return {path.name: path.read_bytes() for path in paths if path.is_file() and path.stat().st_size}
 
 
 async def fill(directory: Path) -> None:

@@ -15,6 +15,7 @@ from mcp import Client
 from pydantic import SecretStr
 
 from budget_server.access.tokens import ACCESS_FILE
+from budget_server.authority.budgets import fund
 from budget_server.authority.keys import all_keys, create, revoke
 from budget_server.authority.store import LedgerStore
 from budget_server.backup import MANIFEST
@@ -192,6 +193,30 @@ async def test_a_ledger_that_cannot_even_be_opened_is_replaced(environment: Envi
     assert ledger_balance(environment)["remaining"] == ALLOCATED
     (kept,) = data_of(environment).glob("before-restore-*")
     assert (kept / LEDGER_FILE).read_bytes() == b"garbage" * 1_000
+
+
+async def test_the_log_of_a_ledger_that_was_killed_does_not_meet_the_one_that_is_restored(
+    environment: Environment, tmp_path: Path
+) -> None:
+    """SQLite would play it over the other file; it is kept with the ledger that it belongs to."""
+    data = data_of(environment)
+    said(environment, "budget", "show")
+    said(environment, "backup", str(tmp_path / "b"))
+    store = LedgerStore(data / LEDGER_FILE)
+    store.run(lambda opened: fund(opened.db, scope="tenant:local", unit="USD_MICROCENTS", amount=5))
+    shutil.copytree(data, tmp_path / "killed")
+    store.close()
+    shutil.rmtree(data)
+    (tmp_path / "killed").rename(data)
+    assert (data / f"{LEDGER_FILE}-wal").stat().st_size > 0
+
+    said(environment, "restore", str(tmp_path / "b"), "--yes")
+    restored = ledger_balance(environment)
+    (kept,) = data.glob("before-restore-*")
+    said(environment, "restore", str(kept), "--yes")
+
+    assert restored["allocated"] == ALLOCATED
+    assert ledger_balance(environment)["allocated"] == ALLOCATED + 5
 
 
 async def test_what_was_revoked_since_stays_revoked(environment: Environment, tmp_path: Path) -> None:
