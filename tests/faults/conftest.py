@@ -9,8 +9,9 @@ import pytest
 from budget_server.demo.scripted_claude import Answer
 from faults.nursery import Nursery
 from faults.stage import Authority, Kind, Stage, open_stage, serving_authority
+from faults.wire import Wire
 
-SetStage = Callable[[Kind, Sequence[Answer]], Awaitable[Stage]]
+SetStage = Callable[[Kind, Sequence[Answer | Wire]], Awaitable[Stage]]
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +36,7 @@ async def set_stage(tmp_path: Path, nursery: Nursery, authority: Authority) -> A
     """Sets a stage for a kind of authority and a script."""
     async with AsyncExitStack() as stack:
 
-        async def set_(kind: Kind, script: Sequence[Answer]) -> Stage:
+        async def set_(kind: Kind, script: Sequence[Answer | Wire]) -> Stage:
             return await stack.enter_async_context(
                 open_stage(tmp_path, script, kind=kind, nursery=nursery, authority=authority)
             )

@@ -7,23 +7,92 @@ is an extension of ours, which a Cycles server does not know, so it is taken out
 import json
 import re
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import anyio
+import anyio.lowlevel
 import httpx
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from tools.delegation.remote import Port
 
-Operation = Literal["reserve", "commit", "release", "extend", "event", "balances", "other"]
-Mishap = Literal[
-    "lost",  # it reaches the authority and takes effect, and the answer is lost
-    "503",  # it does not reach the authority, and a gateway says so
-    "hang",  # it does not reach the authority, and nobody answers
-]
+Operation = Literal["reserve", "commit", "release", "extend", "event", "balances", "decide", "other"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mishap:
+    """What becomes of a request, and of its answer.
+
+    Attributes:
+        reaches: whether it reaches the authority and takes effect, before its answer comes to grief.
+        status: what comes back instead of the authority's answer; 0 where nothing does.
+        error: the protocol's code for it, in an error as the protocol has it.
+        raw: the body where it is none of the protocol's.
+        headers: of what comes back.
+        hangs: whether the connection stays open and nothing comes; it is reset otherwise.
+        drips: whether the authority's own answer comes byte by byte.
+    """
+
+    reaches: bool = False
+    status: int = 0
+    error: str = ""
+    raw: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    hangs: bool = False
+    drips: bool = False
+
+    @property
+    def body(self) -> bytes:
+        """What comes back."""
+        if not self.error:
+            return self.raw
+        return json.dumps({"error": self.error, "message": "So says the proxy.", "request_id": "proxy"}).encode()
+
+
+def _refusal(status: int, error: str, **headers: str) -> Mishap:
+    return Mishap(status=status, error=error, headers=headers)
+
+
+def _garbled(raw: bytes, **headers: str) -> Mishap:
+    return Mishap(reaches=True, status=200, raw=raw, headers={"content-type": "application/json", **headers})
+
+
+ELSEWHERE = "/elsewhere"
+"""Where no client may follow to, with its key and what it asks."""
+
+MISHAPS: Mapping[str, Mishap] = {
+    "lost": Mishap(reaches=True),
+    "hang": Mishap(hangs=True),
+    "lost in silence": Mishap(reaches=True, hangs=True),
+    "500": _refusal(500, "INTERNAL_ERROR"),
+    "503": _refusal(503, "INTERNAL_ERROR"),
+    "a gateway's page": Mishap(reaches=True, status=502, raw=b"<html>Bad Gateway</html>"),
+    "429": _refusal(429, "LIMIT_EXCEEDED", **{"retry-after": "1"}),
+    "429 with a page": Mishap(status=429, raw=b"<html>Slow down</html>"),
+    "401": _refusal(401, "UNAUTHORIZED"),
+    "403": _refusal(403, "FORBIDDEN"),
+    "404": _refusal(404, "NOT_FOUND"),
+    "409 finalized": _refusal(409, "RESERVATION_FINALIZED"),
+    "409 mismatch": _refusal(409, "IDEMPOTENCY_MISMATCH"),
+    "409 unheard of": _refusal(409, "MERCURY_IN_RETROGRADE"),
+    "410": _refusal(410, "RESERVATION_EXPIRED"),
+    "410 with a page": Mishap(status=410, raw=b"<html>Gone</html>"),
+    "a redirect": Mishap(status=307, headers={"location": ELSEWHERE}),
+    "nothing in it": _garbled(b""),
+    "not JSON": _garbled(b'{"decision": "ALL'),
+    "another document": _garbled(b'{"status": "ok", "version": 7}'),
+    "a list": _garbled(b"[1, 2]"),
+    "a number": _garbled(b"7"),
+    "null everywhere": _garbled(b'{"decision": null, "reservation_id": null, "charged": null, "balances": null}'),
+    "not the zip it says": _garbled(b"plain", **{"content-encoding": "gzip"}),
+    "ten megabytes": _garbled(b" " * 10_000_000),
+    "byte by byte": Mishap(reaches=True, drips=True),
+}
+"""All that may go wrong with one request, by the name that the tables use."""
 
 _PATHS: dict[str, Operation] = {
     r"POST /v1/reservations": "reserve",
@@ -32,6 +101,7 @@ _PATHS: dict[str, Operation] = {
     r"POST /v1/reservations/[^/]+/extend": "extend",
     r"POST /v1/events": "event",
     r"GET /v1/balances": "balances",
+    r"POST /v1/decide": "decide",
 }
 _HOP_HEADERS = frozenset({"host", "connection", "content-length", "transfer-encoding"})
 
@@ -63,10 +133,10 @@ class FaultProxy(Port):
         self.passed: list[Passed] = []
         # No TLS on the loopback: reading the machine's certificates would take longer than all that passes.
         self._client = httpx.AsyncClient(base_url=authority_url, trust_env=False, verify=False)  # noqa: S501
-        self._mishaps: dict[Operation, deque[Mishap]] = {}
+        self._mishaps: dict[Operation, deque[str]] = {}
         self._arrival = anyio.Event()
 
-    def befall(self, operation: Operation, mishap: Mishap, times: int = 1) -> None:
+    def befall(self, operation: Operation, mishap: str, times: int = 1) -> None:
         """Let the next requests of this kind come to grief."""
         self._mishaps.setdefault(operation, deque()).extend([mishap] * times)
 
@@ -88,24 +158,25 @@ class FaultProxy(Port):
         body = _plain(await request.body())
         operation = _operation(request)
         mishaps = self._mishaps.get(operation)
-        mishap = mishaps.popleft() if mishaps else None
-        answer = await self._pass_on(request, body) if mishap in (None, "lost") else None
+        mishap = MISHAPS[mishaps.popleft()] if mishaps else None
+        answer = await self._pass_on(request, body) if mishap is None or mishap.reaches else None
         key = str(body.get("idempotency_key", "")) if isinstance(body, dict) else ""
-        self.passed.append(Passed(operation=operation, key=key, status=answer.status_code if answer else 0))
+        status = answer.status_code if answer is not None else 0
+        self.passed.append(Passed(operation=operation, key=key, status=status))
         self._arrival.set()
         self._arrival = anyio.Event()
-        if mishap == "hang":
+        if mishap is not None and mishap.status:
+            await Response(mishap.body, mishap.status, dict(mishap.headers))(scope, receive, send)
+        elif mishap is not None and mishap.hangs:
             while (await receive())["type"] != "http.disconnect":
                 pass
-        elif mishap == "503":
-            error = {"error": "INTERNAL_ERROR", "message": "The authority restarts.", "request_id": "proxy"}
-            await JSONResponse(error, 503)(scope, receive, send)
-        elif mishap == "lost":
+        elif mishap is not None and not mishap.drips:
             self._cut(scope)
         else:
             assert answer is not None
             headers = {name: value for name, value in answer.headers.items() if name not in _HOP_HEADERS}
-            await Response(answer.content, answer.status_code, headers)(scope, receive, send)
+            pieces = _bytes_of(answer.content) if mishap is not None else _bytes_of(answer.content, len(answer.content))
+            await StreamingResponse(pieces, answer.status_code, headers)(scope, receive, send)
 
     async def _pass_on(self, request: Request, body: Any) -> httpx.Response:
         headers = {name: value for name, value in request.headers.items() if name not in _HOP_HEADERS}
@@ -121,6 +192,12 @@ class FaultProxy(Port):
         for connection in self._server.server_state.connections:
             if getattr(connection, "client", None) == scope["client"]:
                 connection.transport.abort()
+
+
+async def _bytes_of(content: bytes, size: int = 1) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), size or 1):
+        yield content[start : start + size]
+        await anyio.lowlevel.checkpoint()
 
 
 def _plain(raw: bytes) -> Any:

@@ -27,6 +27,7 @@ from budget_server.services import JOURNAL_DIRECTORY, LEDGER_FILE
 from budget_tools.delegation.spending import HOLD_MS
 from faults.nursery import NO_CONSTANTS, PATIENCE_SECONDS, Host, Nursery, Point, until
 from faults.proxy import FaultProxy
+from faults.wire import Wire, WireClaude
 from tools.delegation.harness import amounts, kept, servers_file, shed
 
 ALLOCATED = 100_000_000
@@ -237,10 +238,10 @@ BRIEF: Mapping[str, object] = {
 """Waits are real here, but short."""
 
 
-class PatientClaude(ScriptedClaude):
+class PatientClaude(WireClaude):
     """A Claude whose counting of tokens can be held up."""
 
-    def __init__(self, script: Sequence[Answer]) -> None:
+    def __init__(self, script: Sequence[Answer | Wire]) -> None:
         super().__init__(script)
         self.may_count: anyio.Event | None = None
 
@@ -254,7 +255,7 @@ class PatientClaude(ScriptedClaude):
 @asynccontextmanager
 async def open_stage(
     directory: Path,
-    script: Sequence[Answer],
+    script: Sequence[Answer | Wire],
     *,
     kind: Kind,
     nursery: Nursery,

@@ -10,7 +10,7 @@ from typing import Literal
 
 from budget_server.demo.scripted_claude import Answer, Failure, Fault, ToolCall, Turn
 from faults.nursery import Point
-from faults.proxy import Mishap, Operation
+from faults.proxy import Operation
 from faults.stage import Kind
 
 Row = Literal[
@@ -113,7 +113,7 @@ class Case:
     point: Point | None = None
     is_killed_while_held: bool = False
     cancels: Cancels | None = None
-    mishaps: Sequence[tuple[Operation, Mishap]] = ()
+    mishaps: Sequence[tuple[Operation, str]] = ()
     lapses: bool = False
     is_event: bool = False
     is_away: bool = False

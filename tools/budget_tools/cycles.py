@@ -69,7 +69,7 @@ class Denial:
 
 def denial_of(response: "CyclesResponse") -> Denial | None:
     """Tell a denial of a reserve from its other answers."""
-    body = response.body or {}
+    body = _object_in(response) or {}
     if response.is_success:
         is_denied, code = body.get("decision") == "DENY", str(body.get("reason_code") or "DENIED")
     else:
@@ -125,11 +125,12 @@ def body_of(response: "CyclesResponse", doing: str, *, key: str = "") -> dict[st
         AuthorityUnavailableError: no definite answer; the same idempotency key may be sent again.
         AuthorityError: a definite refusal; nothing was written.
     """
-    if response.is_success and response.body is not None:
-        return response.body
-    body = response.body or {}
-    if response.is_transport_error or response.status >= 500:
-        reason = body.get("message") or "it cannot be reached"
+    found = _object_in(response)
+    if response.is_success and found is not None:
+        return found
+    body = found or {}
+    if response.is_success or response.is_transport_error or response.status >= 500:
+        reason = body.get("message") or ("it cannot be read" if response.is_success else "it cannot be reached")
         again = f". Repeat the call with idempotency_key {key}." if key else ""
         raise AuthorityUnavailableError(
             f"The budget authority gave no definite answer to {doing}: {reason}{again}", status=response.status
@@ -145,6 +146,12 @@ def body_of(response: "CyclesResponse", doing: str, *, key: str = "") -> dict[st
     message = str(body.get("message") or response.error_message or "no reason given").rstrip(".")
     remedy = _REMEDIES.get(code, "Correct the call and try again.")
     raise AuthorityError(f"Could not {doing}: {message}. {remedy}", code=code, status=response.status)
+
+
+def _object_in(response: "CyclesResponse") -> dict[str, Any] | None:
+    """Give the JSON object of an answer; whatever else stands in its place is none of the protocol's."""
+    body: object = response.body
+    return body if isinstance(body, dict) else None
 
 
 def tightest(balances: Iterable[Mapping[str, Any]], unit: str) -> Money | None:
@@ -191,7 +198,7 @@ async def all_balances(client: "AsyncCyclesClient", tenant: str) -> list[Mapping
     page = {"limit": MAX_PAGE}
     while True:
         body = body_of(await client.get_balances(tenant=tenant, **page), "read balances")
-        found += body.get("balances", [])
+        found += body.get("balances") or []
         # An authority that goes on without giving a cursor would be asked the same again and again.
         if not body.get("has_more") or not body.get("next_cursor") or body["next_cursor"] == page.get("cursor"):
             return found

@@ -75,6 +75,8 @@ class Claude:
             max_retries=0,
             timeout=httpx2.Timeout(REQUEST_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
             middleware=[_gate],
+            # A redirect would send one reserved message twice, and the key to whoever the answer names.
+            http_client=anthropic.DefaultAsyncHttpxClient(follow_redirects=False),
         )
 
     async def count_input_tokens(self, request: Mapping[str, Any]) -> int | None:
