@@ -22,7 +22,8 @@ MAX_KEY_CHARACTERS = 256
 Unit = Literal["USD_MICROCENTS", "TOKENS", "CREDITS", "RISK_POINTS"]
 OveragePolicy = Literal["REJECT", "ALLOW_IF_AVAILABLE", "ALLOW_WITH_OVERDRAFT"]
 
-_Wire = ConfigDict(extra="forbid", strict=True, frozen=True)
+# Built when it is first used: a start should not wait for what most conversations never send.
+_Wire = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
 def _level(value: str) -> str:
