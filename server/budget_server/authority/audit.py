@@ -231,8 +231,11 @@ def _answers(db: apsw.Connection) -> Iterator[str]:
         row = db.execute("SELECT amount, charged FROM events WHERE event_id = ?", (str(event_id),)).fetchone()
         if row is None:
             yield f"Event {event_id} is gone, though it was answered."
-        elif (_said(body, ("charged", "amount")) or row[0]) != row[1]:
-            yield f"Event {event_id} was charged {row[1]}, and answered otherwise."
+            continue
+        amount, charged = row
+        said_charged = _said(body, ("charged", "amount"))
+        if charged != (amount if said_charged is None else said_charged):
+            yield f"Event {event_id} was charged {charged}, and answered otherwise."
 
 
 def _said(body: object, path: tuple[str, ...]) -> Any:  # noqa: ANN401 - JSON

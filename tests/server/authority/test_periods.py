@@ -137,7 +137,7 @@ async def test_what_is_held_over_midnight_stays_held_and_counts_when_it_is_spent
     """Money is spent in the period in which it is committed."""
     reservation_id = await authority.reserved(40, ttl_ms=3_600_000, grace_period_ms=60_000)
     await authority.event(10)
-    authority.sql("UPDATE reservations SET expires_at_ms = ?", MIDNIGHT_MS + HOUR_MS)
+    await authority.extend(reservation_id, DAY_MS)
 
     clock.now_ms = MIDNIGHT_MS
     assert await authority.amounts() == "60/40/0/0"
