@@ -4,6 +4,7 @@ What was handed to the writer is waited for, and what nobody will hear of is und
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
@@ -25,6 +26,7 @@ class AsyncFile(Generic[ViewT]):
 
     def __init__(self, writer: Writer[ViewT]) -> None:
         self.writer = writer
+        self._arrivals: _Arrivals | None = None
         self._served: asyncio.Task[Any] | None = None
         """Whose operation has been run at once in this turn of the loop."""
 
@@ -50,11 +52,11 @@ class AsyncFile(Generic[ViewT]):
         future = self._now(operation) if is_brief else None
         future = future or self.writer.submit(operation)
         if not future.done():
-            cancelled = await _done(future) or cancelled
+            cancelled = await self._done(future) or cancelled
         if cancelled is not None:
             if undo is not None and future.exception() is None:
                 result = future.result()
-                await _done(self.writer.submit(lambda view: undo(view, result)))
+                await self._done(self.writer.submit(lambda view: undo(view, result)))
             raise cancelled
         return future.result()
 
@@ -84,21 +86,53 @@ class AsyncFile(Generic[ViewT]):
             return exc
         return None
 
+    async def _done(self, future: "Future[Any]") -> asyncio.CancelledError | None:
+        """Wait until what was handed over is done, whatever cancels the waiter: only then is it known what happened.
 
-async def _done(future: "Future[Any]") -> asyncio.CancelledError | None:
-    """Wait until what was handed over is done, whatever cancels the waiter: only then is it known what happened.
+        Returns:
+            A cancellation that came meanwhile and is still to be raised. One by an anyio scope stays outside; it meets
+            the caller where it waits next.
+        """
+        if self._arrivals is None:
+            self._arrivals = _Arrivals(asyncio.get_running_loop())
+        cancelled: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            while not future.done():
+                try:
+                    await self._arrivals.of(future)
+                except asyncio.CancelledError as exc:
+                    cancelled = exc
+        return cancelled
 
-    Returns:
-        A cancellation that came meanwhile and is still to be raised. One by an anyio scope stays outside; it meets the
-        caller where it waits next.
+
+class _Arrivals:
+    """Tells a loop what other threads have done, a group at a time: to wake it for each would cost more than the work.
+
+    Args:
+        loop: whose coroutines wait.
     """
-    waiter = asyncio.wrap_future(future)
-    cancelled: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
-        while not waiter.done():
-            try:
-                await asyncio.wait([waiter])
-            except asyncio.CancelledError as exc:
-                cancelled = exc
-    waiter.exception()  # seen, so that the loop does not report it as lost
-    return cancelled
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._arrived: deque[asyncio.Future[None]] = deque()
+        self._is_woken = False
+
+    def of(self, future: "Future[Any]") -> asyncio.Future[None]:
+        """Give what ends in this loop once a future is done; to cancel it cancels no work."""
+        waiter = self._loop.create_future()
+        future.add_done_callback(lambda _: self._arrive(waiter))
+        return waiter
+
+    def _arrive(self, waiter: asyncio.Future[None]) -> None:
+        # Here whoever arrives looks second, in the loop it is looked for arrivals second: nobody is missed.
+        self._arrived.append(waiter)
+        if not self._is_woken and not self._loop.is_closed():
+            self._is_woken = True
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._is_woken = False
+        while self._arrived:
+            waiter = self._arrived.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
