@@ -5,6 +5,7 @@ A lock belongs to the open file, not to the process: two descriptors of one proc
 
 import os
 import sys
+import time
 
 if sys.platform == "win32":  # pragma: no cover - not tried on Windows
     import msvcrt
@@ -17,6 +18,11 @@ if sys.platform == "win32":  # pragma: no cover - not tried on Windows
         except OSError:
             return False
         return True
+
+    def lock(fd: int) -> None:
+        """Wait for the lock, for as long as it takes."""
+        while not try_lock(fd):  # its own waiting gives up after ten seconds, and looks once in each
+            time.sleep(0.001)
 
     def unlock(fd: int) -> None:
         """Let go of the lock."""
@@ -40,6 +46,10 @@ else:
         except BlockingIOError:
             return False
         return True
+
+    def lock(fd: int) -> None:
+        """Wait for the lock, for as long as it takes."""
+        fcntl.flock(fd, fcntl.LOCK_EX)
 
     def unlock(fd: int) -> None:
         """Let go of the lock."""

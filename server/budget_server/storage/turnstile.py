@@ -2,26 +2,22 @@
 
 SQLite's own waiting starves: of eight saturated writers one may do all the work while another waits for seconds. Here a
 writer first takes the *gate*, and only the holder of the gate may wait for the *lock*; it passes the gate on once it
-has the lock. So everyone waits for at most the writers that came before. Both are advisory locks on small files
-beside the shared one, which the kernel drops when their process dies.
+has the lock. So everyone waits for at most the writers that came before, in the kernel's queue (``queueing.py``). Both
+are advisory locks on small files beside the shared one, which the kernel drops when their process dies.
 
 The lock's file also remembers how far the shared one has got, so that one that has lost its end is known. It is written
 after each commit and never flushed: what it says is on the disk already, and to be behind is no harm.
 """
 
 import os
-import random
-import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
 from budget_server.storage.locks import try_lock, unlock
+from budget_server.storage.queueing import Doorkeeper
 from budget_server.storage.schema import HighWater
 from budget_tools.errors import ConfigurationError, StorageUnavailableError
-
-GATE_POLL_SECONDS = 0.0003
-LOCK_POLL_SECONDS = 0.00005
 
 _NOTE_BYTES = 40
 _NO_NOTE = b"1"
@@ -46,6 +42,12 @@ class Turnstile:
             self._gate = _open(path.with_name(path.name + ".gate"))
             undo.callback(os.close, self._gate)
             self._lock = _open(path.with_name(path.name + ".lock"))
+            undo.callback(os.close, self._lock)
+            # Open files of the doorkeeper's own: through ours, its locks would pass for those of whoever does not wait.
+            its_gate = _open(path.with_name(path.name + ".gate"))
+            undo.callback(os.close, its_gate)
+            its_lock = _open(path.with_name(path.name + ".lock"))
+            self._doorkeeper = Doorkeeper((its_gate, its_lock), name=f"{path.name} queue")
             undo.pop_all()
 
     def __enter__(self) -> None:
@@ -54,12 +56,10 @@ class Turnstile:
         Raises:
             StorageUnavailableError: another process held the file past the deadline; nothing was written.
         """
-        deadline = time.monotonic() + self._deadline_seconds
-        self._acquire(self._gate, GATE_POLL_SECONDS, deadline)
-        try:
-            self._acquire(self._lock, LOCK_POLL_SECONDS, deadline)
-        finally:
-            unlock(self._gate)
+        if not self.try_enter() and not self._doorkeeper.enter(self._deadline_seconds):
+            raise StorageUnavailableError(
+                f"The {self._noun} was busy for {self._deadline_seconds:g} s: another process holds it; try again."
+            )
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -78,7 +78,10 @@ class Turnstile:
 
     def leave(self) -> None:
         """Let the next one in."""
-        unlock(self._lock)
+        if self._doorkeeper.has_entered:
+            self._doorkeeper.leave()
+        else:
+            unlock(self._lock)
 
     @property
     def has_guarded(self) -> bool:
@@ -111,15 +114,7 @@ class Turnstile:
         """Give the descriptors back."""
         os.close(self._gate)
         os.close(self._lock)
-
-    def _acquire(self, fd: int, poll_seconds: float, deadline: float) -> None:
-        while not try_lock(fd):
-            if time.monotonic() > deadline:
-                raise StorageUnavailableError(
-                    f"The {self._noun} was busy for {self._deadline_seconds:g} s: another process holds it; try again."
-                )
-            # Uneven steps keep waiters from polling in lockstep.
-            time.sleep(poll_seconds * (0.5 + random.random()))  # noqa: S311 - not a secret
+        self._doorkeeper.close()
 
 
 def noted_high_water(path: Path) -> HighWater | None:
