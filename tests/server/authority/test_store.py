@@ -235,6 +235,24 @@ def test_two_stores_of_one_process_share_one_file(tmp_path: Path) -> None:
     one.close()
 
 
+def test_a_wait_that_was_given_up_keeps_nobody_out(tmp_path: Path) -> None:
+    """What the kernel grants to one that is no longer waited for is let go at once; and its store waits again."""
+    path = tmp_path / "ledger.db"
+    one, two, three = LedgerStore(path), LedgerStore(path, lock_deadline_seconds=0.05), LedgerStore(path)
+
+    def meanwhile(_: Ledger) -> None:
+        for _ in range(2):
+            with pytest.raises(LedgerUnavailableError, match="busy"):
+                two.run(no_budgets)
+
+    one.run(meanwhile)
+
+    assert three.run(no_budgets) == 0
+    assert two.run(no_budgets) == 0
+    for store in (one, two, three):
+        store.close()
+
+
 @pytest.mark.anyio
 async def test_a_full_disk_is_an_answer_and_changes_nothing(tmp_path: Path) -> None:
     """503, the same key again once there is room; neighbours of the group are told the same."""
