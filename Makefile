@@ -28,9 +28,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format
 
 bench: $(VENV)/.runtime
-	$(BIN)/python benchmarks/stdio.py --markdown docs/benchmarks.md
-	$(BIN)/python benchmarks/ledger.py --markdown docs/benchmarks.md
-	$(BIN)/python benchmarks/delegation.py --markdown docs/benchmarks.md
+	$(BIN)/python -m benchmarks --json $(VENV)/bench --markdown docs/benchmarks.md
 
 # The protocol's OpenAPI document is not part of this project: DOCUMENT says where it is.
 openapi: $(VENV)/.runtime $(VENV)/openapi/.ready

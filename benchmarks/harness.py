@@ -6,9 +6,10 @@ its median and quartiles over all rounds. The first rounds warm up and do not co
 
 Times are floats of seconds inside and milliseconds where they are shown. No time is judged: a target stands beside its
 ratio, and the exit code does not depend on it. It depends on the checks alone: statements about what the measured work
-did, which hold or do not, however fast it was.
+did, which hold or do not, however fast it was. A rate is compared by its inverse, the time of one piece of work.
 
-Several benchmarks share one Markdown page: each writes the section under its own title and leaves the others alone.
+Every benchmark is a module of its own, which says what it measures (``run``). They share one Markdown page: each writes
+the section under its own title and leaves the others alone; ``python -m benchmarks`` runs them all.
 """
 
 import argparse
@@ -19,32 +20,55 @@ import platform
 import re
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
+
+import anyio
 
 PAGE_HEADING = """\
 # Benchmarks
 
-Each section is written by the command that stands in it: run it to compare on your machine.
+`make bench` writes this page. Each section is written by the command that stands in it: run it to compare on your
+machine.
 """
+
+CAVEATS = (
+    "The ratio is the median over rounds of ours to the baseline, both measured within the same round; absolute times "
+    "are this machine's."
+)
 
 MIN_ROUNDS = 2
 """Fewest counted rounds, even where they take longer than they may: less has no spread."""
 
 Times = Mapping[str, Sequence[float]]
-"""Seconds of every single measurement of one round, by what was measured."""
+"""Every single measurement of one round, by what was measured: seconds, where nothing else is said."""
 
 Contender = Callable[[], Awaitable[Times]]
 """Does one round's work."""
 
 
+class Unit(NamedTuple):
+    """How measurements are shown."""
+
+    name: str
+    per_measured: float
+    """How many of it one that was measured is: 1,000 ms are a second."""
+
+
+MS = Unit("ms", 1_000)
+MIB = Unit("MiB", 1 / 1_048_576)
+"""For measurements in bytes."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Series:
-    """All counted measurements of one piece of work, in seconds, round by round."""
+    """All counted measurements of one piece of work, round by round."""
 
     name: str
     rounds: tuple[tuple[float, ...], ...]
@@ -54,11 +78,10 @@ class Series:
         """How many single measurements there are."""
         return sum(map(len, self.rounds))
 
-    def percentile_ms(self, percent: float) -> float:
-        """Give a percentile over all rounds, in milliseconds (nearest rank)."""
-        ordered = sorted(seconds for one_round in self.rounds for seconds in one_round)
-        rank = min(len(ordered) - 1, round(percent / 100 * (len(ordered) - 1)))
-        return ordered[rank] * 1_000
+    def percentile(self, percent: float) -> float:
+        """Give a percentile over all rounds, as measured (nearest rank)."""
+        ordered = sorted(measured for one_round in self.rounds for measured in one_round)
+        return ordered[min(len(ordered) - 1, round(percent / 100 * (len(ordered) - 1)))]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +92,7 @@ class Comparison:
     ours: Series
     baseline: Series
     target_ratio: float | None = None
+    unit: Unit = MS
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -99,19 +123,86 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Growth:
+    """The same work at several sizes: whether a piece of it comes to cost more where there is more of it."""
+
+    work: str
+    """What a piece is: "a reserve"."""
+    of: str
+    """What grows: "calls in a row"."""
+    points: Mapping[int, Series]
+    """A piece's measurements, by the size."""
+    unit: Unit = MS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """One number that is no ratio of times."""
+
+    what: str
+    value: float
+    target: str
+    """What it should be: "≥ 0.99"."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
     """One run of one benchmark."""
 
     title: str
-    command: str
-    """The command line that repeats it, from the project's root."""
-
-    comparisons: tuple[Comparison, ...]
+    comparisons: Sequence[Comparison]
+    figures: Sequence[Figure] = ()
+    growth: Sequence[Growth] = ()
     facts: Mapping[str, str]
     """What a reader must know about the run, beside the machine."""
 
-    caveats: str
+    caveats: str = CAVEATS
     checks: Sequence[Check] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """What a benchmark is given."""
+
+    directory: Path
+    """For its files; it is removed afterwards."""
+
+    is_quick: bool
+    """Whether a rough figure will do."""
+
+    def new_directory(self, name: str) -> Path:
+        """Make a directory for files of their own."""
+        directory = self.directory / name
+        directory.mkdir()
+        return directory
+
+    def sizes(self, smallest: int) -> tuple[int, ...]:
+        """Give the sizes at which growth is looked at: 1, 10 and 100 times the smallest; not the last in a hurry."""
+        return tuple(smallest * times for times in ((1, 10) if self.is_quick else (1, 10, 100)))
+
+
+def run(module: str, measure: Callable[[Run], Awaitable[Report]], doc: str | None) -> None:
+    """Be a benchmark's command line; the exit code says that its checks hold, never how fast it was.
+
+    Args:
+        module: the module's name, as it is run by ``python -m``.
+        measure: what it does.
+        doc: the module's docstring, whose first line says what it is for.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=(doc or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a rough figure in less time")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single measurement, as JSON")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write a section of this Markdown page")
+    parser.add_argument(
+        "--directory", type=Path, metavar="DIR", help="where temporary ledgers are made (default: the system's)"
+    )
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="cycles-budget-bench-", dir=arguments.directory) as made:
+        directory = Path(made)
+        flush = f"{flush_ms(directory):.2f} ms (4 KiB appended and fsynced beside the ledger)"
+        report = anyio.run(measure, Run(directory=directory, is_quick=arguments.quick))
+    command = f"python -m {module}{' --quick' if arguments.quick else ''} --markdown docs/benchmarks.md"
+    publish(report, command, {**machine(), "one disk flush": flush, **report.facts}, arguments)
 
 
 async def measure_rounds(
@@ -182,99 +273,121 @@ def _load() -> str:
     return f"{last_minute:.1f} over the last minute, {last_five_minutes:.1f} over the last five"
 
 
-def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every benchmark has for where its results go."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single measurement, as JSON")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write a section of this Markdown page")
-
-
-def publish(report: Report, arguments: argparse.Namespace) -> None:
+def publish(report: Report, command: str, described: Mapping[str, str], arguments: argparse.Namespace) -> None:
     """Print a report, and write it wherever the command line asked.
 
     Raises:
         SystemExit: a check does not hold.
     """
-    described = {**machine(), **report.facts}
     print(f"{report.title}\n")
     print("\n".join(f"{name + ':':<24} {value}" for name, value in described.items()), end="\n\n")
-    rows = _rows(report)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = zip(row, widths, strict=True)
-        print("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
-    print(f"\n{report.caveats}")
+    tables = [table for table in (_rows(report), _figure_rows(report), _growth_rows(report)) if len(table) > 1]
+    for table in tables:
+        print(_aligned(table))
+    print(report.caveats)
     if report.checks:
         print("\n" + "\n".join(map(_checked, report.checks)))
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(_json(report, described), indent=1) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(_json(report, command, described), indent=1) + "\n", encoding="utf-8")
     if arguments.markdown is not None:
-        _write_section(arguments.markdown, report.title, _markdown(report, described, rows))
+        write_section(arguments.markdown, report.title, _markdown(report, command, described, tables))
     if not all(check.holds for check in report.checks):
         raise SystemExit("A check does not hold: what was measured is not what it should be.")
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 def _checked(check: Check) -> str:
     return f"holds: {check.what}" if check.holds else f"FAILS: {check.what} (found: {check.found})"
 
 
-def _write_section(page: Path, title: str, section: str) -> None:
+def write_section(page: Path, title: str, section: str, *, is_first: bool = False) -> None:
     """Put a section in the place of the one of the same title, or at the end of the page."""
     text = page.read_text(encoding="utf-8") if page.exists() else ""
     _, *present = re.split(r"^## ", text, flags=re.MULTILINE)
     sections = {each.partition("\n")[0]: f"## {each.strip()}\n" for each in present}
+    sections = {title: section, **sections} if is_first else sections
     sections[title] = section
     page.write_text("\n".join([PAGE_HEADING, *sections.values()]), encoding="utf-8")
 
 
-def _rows(report: Report) -> list[tuple[str, ...]]:
-    header = ("work", "n", "p50 ms", "p99 ms", "baseline", "p50 ms", "p99 ms", "ratio (quartiles)", "target")
-    rows: list[tuple[str, ...]] = [header]
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Write the lines of a table, the first row being its heading."""
+    header, *body = rows
+    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *body)]
+
+
+def target_text(target_ratio: float | None) -> str:
+    """Show what a ratio should be at most."""
+    return "" if target_ratio is None else f"≤ {target_ratio:.2f}"
+
+
+def _rows(report: Report) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = [("work", "n", "p50", "p99", "baseline", "p50", "p99", "ratio (quartiles)", "target")]
     for comparison in report.comparisons:
-        ours, baseline = comparison.ours, comparison.baseline
+        ours, baseline, unit = comparison.ours, comparison.baseline, comparison.unit
         low, high = comparison.ratio_quartiles
         rows.append(
             (
                 comparison.work,
-                str(ours.count),
-                _shown(ours.percentile_ms(50)),
-                _shown(ours.percentile_ms(99)),
+                f"{ours.count:,}",
+                _shown(ours.percentile(50), unit),
+                _shown(ours.percentile(99), unit),
                 baseline.name,
-                _shown(baseline.percentile_ms(50)),
-                _shown(baseline.percentile_ms(99)),
+                _shown(baseline.percentile(50), unit),
+                _shown(baseline.percentile(99), unit),
                 f"{comparison.ratio:.2f} ({low:.2f}-{high:.2f})",
-                "" if comparison.target_ratio is None else f"≤ {comparison.target_ratio:.2f}",
+                target_text(comparison.target_ratio),
             )
         )
     return rows
 
 
-def _shown(ms: float) -> str:
-    return f"{ms:.2f}" if ms >= 1 else f"{ms:.3f}"
-
-
-def _markdown(report: Report, described: Mapping[str, str], rows: Sequence[Sequence[str]]) -> str:
-    header, *body = rows
-    table = [header, ["---"] * len(header), *body]
-    lines = [
-        f"## {report.title}",
-        "",
-        f"    {report.command}",
-        "",
-        *(f"- {name}: {value}" for name, value in described.items()),
-        "",
-        *(f"| {' | '.join(row)} |" for row in table),
-        "",
-        report.caveats,
+def _figure_rows(report: Report) -> list[Sequence[str]]:
+    return [
+        ("figure", "found", "target"),
+        *((figure.what, figure_text(figure.value), figure.target) for figure in report.figures),
     ]
+
+
+def figure_text(value: float) -> str:
+    """Show a number to four digits or so."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.4g}"
+
+
+def _growth_rows(report: Report) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = [("as it grows: p50 of", "", "1 x", "10 x", "100 x")]
+    for growth in report.growth:
+        cells = [f"{size:,}: {_shown(series.percentile(50), growth.unit)}" for size, series in growth.points.items()]
+        rows.append((growth.work, growth.of, *cells, *[""] * (3 - len(cells))))
+    return rows
+
+
+def _shown(measured: float, unit: Unit) -> str:
+    value = measured * unit.per_measured
+    return f"{value:.2f} {unit.name}" if value >= 1 else f"{value:.3f} {unit.name}"
+
+
+def _markdown(
+    report: Report, command: str, described: Mapping[str, str], tables: Sequence[Sequence[Sequence[str]]]
+) -> str:
+    lines = [f"## {report.title}", "", f"    {command}", "", *(f"- {name}: {each}" for name, each in described.items())]
+    for table in tables:
+        lines += ["", *markdown_table(table)]
+    lines += ["", report.caveats]
     if report.checks:
         lines += ["", *(f"- {_checked(check)}" for check in report.checks)]
     return "\n".join(lines) + "\n"
 
 
-def _json(report: Report, described: Mapping[str, str]) -> dict[str, object]:
+def _json(report: Report, command: str, described: Mapping[str, str]) -> dict[str, object]:
     return {
         "title": report.title,
-        "command": report.command,
+        "command": command,
         "described": dict(described),
         "checks": [{"what": check.what, "holds": check.holds, "found": check.found} for check in report.checks],
         "comparisons": [
@@ -284,9 +397,15 @@ def _json(report: Report, described: Mapping[str, str]) -> dict[str, object]:
                 "ratio": comparison.ratio,
                 "ratio_quartiles": comparison.ratio_quartiles,
                 "target_ratio": comparison.target_ratio,
-                "ours_seconds": comparison.ours.rounds,
-                "baseline_seconds": comparison.baseline.rounds,
+                "unit": "s" if comparison.unit is MS else "bytes",
+                "ours": comparison.ours.rounds,
+                "baseline_measured": comparison.baseline.rounds,
             }
             for comparison in report.comparisons
+        ],
+        "figures": [{"what": each.what, "value": each.value, "target": each.target} for each in report.figures],
+        "growth": [
+            {"work": each.work, "of": each.of, "points": {size: series.rounds for size, series in each.points.items()}}
+            for each in report.growth
         ],
     }

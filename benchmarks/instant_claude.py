@@ -1,12 +1,12 @@
-"""A Messages endpoint that answers at once, to measure what happens around its answers. Started by ``delegation.py``.
+"""A Messages endpoint that answers at once, to measure what happens around its answers. Started by ``conversing.py``.
 
 The scripted Claude of the demonstration checks every request and sends event by event, which takes a good part of the
 time that is measured here. This one has its events ready: a text of many deltas, then a call of the first tool that is
 offered, until the conversation has as many of them as its opening asks for (``opening``); then the text alone. It
 counts four bytes of a request as one token.
 
-It prints its port and serves until its standard input ends. Then it prints, as JSON and by the key that came with them,
-how many requests for a message it had of each length of the conversation, and how many bytes they took.
+It prints its port and serves until its standard input ends. For every line there it prints, as JSON and by the key that
+came with them, how many requests for a message it had of each length of the conversation, and how many bytes they took.
 """
 
 import asyncio
@@ -118,10 +118,10 @@ async def main(deltas: int) -> None:
     claude = InstantClaude(deltas)
     server = await asyncio.start_server(claude.serve, "127.0.0.1", 0, limit=1 << 24)
     print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.to_thread(sys.stdin.read)
+    while await asyncio.to_thread(sys.stdin.readline):
+        lengths = {caller: sorted(counted.items()) for caller, counted in claude.lengths.items()}
+        print(json.dumps({"lengths": lengths, "bytes": claude.request_bytes}), flush=True)
     server.close()
-    lengths = {caller: sorted(counted.items()) for caller, counted in claude.lengths.items()}
-    print(json.dumps({"lengths": lengths, "bytes": claude.request_bytes}), flush=True)
 
 
 if __name__ == "__main__":

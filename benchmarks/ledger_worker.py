@@ -1,4 +1,4 @@
-"""One of several processes that reserve from one budget, as one of several hosts would. Started by ``ledger.py``.
+"""One of several processes that reserve from one budget, as one of several hosts would. Started by ``processes.py``.
 
 It says ``ready`` once its ledger is open. For every line with a number that it then reads it tries that many
 reservations and answers with one line of JSON.
@@ -18,32 +18,20 @@ from benchmarks.embedded import intent, new_key, open_client, timed
 
 from budget_tools.ids import time_ordered_id
 
-CALLERS = 10
-"""How many reserve at once in a process that works through the client."""
-
 Try = Callable[[int], Awaitable[dict[str, object]]]
 
 
 async def through_client(path: Path) -> None:
-    """Try through the client, by callers that each wait for their own answers only."""
+    """Try through the client, one after the other, as fast as it answers."""
     async with open_client(path) as client:
 
         async def try_many(tries: int) -> dict[str, object]:
-            statuses: Counter[int] = Counter()
-            seconds: list[float] = []
-            held_seconds: list[float] = []
-
-            left = iter(range(tries))  # shared by all callers
-
-            async def caller() -> None:
-                for _ in left:
-                    call = await timed(client.create_reservation(intent(new_key())))
-                    statuses[call.response.status] += 1
-                    seconds.append(call.seconds)
-                    held_seconds.append(call.held_seconds)
-
-            await asyncio.gather(*(caller() for _ in range(CALLERS)))
-            return {"statuses": statuses, "seconds": seconds, "held_seconds": held_seconds}
+            calls = [await timed(client.create_reservation(intent(new_key()))) for _ in range(tries)]
+            return {
+                "statuses": Counter(call.response.status for call in calls),
+                "seconds": [call.seconds for call in calls],
+                "held_seconds": [call.held_seconds for call in calls],
+            }
 
         await _serve(try_many)
 

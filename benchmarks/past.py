@@ -1,18 +1,21 @@
 """What a long past costs: a reserve and pages of the list, each beside the same in a ledger with a short past."""
 
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from anyio.lowlevel import checkpoint
 from benchmarks.embedded import Call, body_of, intent, new_key, open_client, timed
 from benchmarks.grown_ledger import ACTIVE_COUNT, grow
-from benchmarks.harness import Comparison, Contender, Times, measure_rounds
+from benchmarks.harness import Comparison, Contender, Growth, Report, Run, Times, measure_rounds, run
 from runcycles import AsyncCyclesClient
 
 SHORT_PAST = 1_000
 """Settled reservations of the ledger that the other one is compared with."""
 
-TARGET_RATIO = 1.3
+LONG_PAST, QUICK_PAST = 1_000_000, 100_000
+TARGET_RATIO = 1.2
+"""Of a reserve; the list has none."""
+
 PAGE_SIZE = 50
 RESERVES, PAGES = 25, 3
 """Calls of a round."""
@@ -67,22 +70,39 @@ class Grown:
         return {self.named(work): seconds}
 
 
-async def measure_growth(directory: Path, settled: int) -> tuple[Comparison, ...]:
-    """Measure every kind of call in turns, in a ledger with this many settled reservations and in one with few."""
-    paths = [directory / "short-past.db", directory / "long-past.db"]
-    cursors = [await grow(path, count) for path, count in zip(paths, (SHORT_PAST, settled), strict=True)]
-    async with open_client(paths[0]) as short_client, open_client(paths[1]) as long_client:
-        short = Grown(settled=SHORT_PAST, client=short_client, middle_cursor=cursors[0])
-        long = Grown(settled=settled, client=long_client, middle_cursor=cursors[1])
-        return (
-            await _compare(short.reserve, long.reserve),
+async def measure(given: Run) -> Report:
+    """Measure every kind of call in turns, in a ledger with many settled reservations and in one with few."""
+    settled = QUICK_PAST if given.is_quick else LONG_PAST
+    pasts = {SHORT_PAST, settled // 100, settled // 10, settled}
+    async with AsyncExitStack() as stack:
+        grown: dict[int, Grown] = {}
+        for count in sorted(pasts):
+            path = given.directory / f"{count}.db"
+            cursor = await grow(path, count)
+            client = await stack.enter_async_context(open_client(path))
+            grown[count] = Grown(settled=count, client=client, middle_cursor=cursor)
+        short, long = grown[SHORT_PAST], grown[settled]
+        comparisons = (
+            await _compare(short.reserve, long.reserve, TARGET_RATIO),
             await _compare(short.first_page, long.first_page),
             await _compare(short.middle_page, long.middle_page),
             await _compare(short.active_page, long.active_page),
         )
+        reserves = await measure_rounds([each.reserve for each in grown.values()], rounds=ROUNDS, warm_up_rounds=1)
+    points = {count: reserves[grown[count].named("reserve")] for count in (settled // 100, settled // 10, settled)}
+    return Report(
+        title="A ledger with a long past",
+        comparisons=comparisons,
+        growth=(Growth(work="a reserve", of="settled reservations", points=points),),
+        facts={},
+    )
 
 
-async def _compare(short: Contender, long: Contender) -> Comparison:
+async def _compare(short: Contender, long: Contender, target_ratio: float | None = None) -> Comparison:
     series = await measure_rounds((short, long), rounds=ROUNDS, warm_up_rounds=1, limit_seconds=LIMIT_SECONDS)
     baseline, ours = series.values()
-    return Comparison(work=ours.name, ours=ours, baseline=baseline, target_ratio=TARGET_RATIO)
+    return Comparison(work=ours.name, ours=ours, baseline=baseline, target_ratio=target_ratio)
+
+
+if __name__ == "__main__":
+    run("benchmarks.past", measure, __doc__)

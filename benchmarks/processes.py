@@ -1,7 +1,9 @@
 """Many processes and one budget: exactly what there is may be granted, and nobody may be left waiting.
 
-The tries are split into pieces, and before each the budget gets what half of that piece asks for. So grants, which are
-flushed, and denials, which are not, come in every piece, and each piece has to grant exactly its half.
+Eight processes, each reserving through the client as fast as it is answered, beside one process alone, and beside eight
+that run bare transactions and leave the waiting to SQLite. The tries are split into pieces, and before each the budget
+gets what half of that piece asks for. So grants, which are flushed, and denials, which are not, come in every piece,
+and each piece has to grant exactly its half.
 """
 
 import json
@@ -13,26 +15,24 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 from benchmarks.bare_ledger import make_bare_ledger
 from benchmarks.embedded import find_faults, provision
-from benchmarks.harness import Check, Comparison, Times, measure_rounds
-from benchmarks.ledger_worker import CALLERS
+from benchmarks.harness import Check, Comparison, Figure, Growth, Report, Run, Series, Times, measure_rounds, run
+from benchmarks.instant_authority import pipe
 
 PROCESSES = 8
 PIECES = 10
 """The first one warms up."""
 
+TRIES, QUICK_TRIES = 8_000, 1_600
+"""Of all processes together in a piece."""
+
+OURS, ALONE = f"a try, {PROCESSES} processes", "a try, one process"
+BARE, BARE_ALONE = f"bare transaction, {PROCESSES} processes", "bare transaction, one process"
+
 _WORKER = Path(__file__).with_name("ledger_worker.py")
-
-
-class Contention(NamedTuple):
-    """What the processes add to the report."""
-
-    comparison: Comparison
-    facts: dict[str, str]
-    checks: tuple[Check, ...]
 
 
 class Crowd:
@@ -46,36 +46,36 @@ class Crowd:
     """
 
     def __init__(self, name: str, path: Path, processes: list["subprocess.Popen[str]"], tries: int) -> None:
-        self._name = name
+        self.name = name
         self._path = path
         self._processes = processes
-        self._tries = tries
+        self.tries = tries
         self.statuses: Counter[str] = Counter()
         self.grants_of_process = [0] * len(processes)
         self.exact_pieces = 0
         self.pieces = 0
-        self._seconds: list[float] = []
+        self.seconds: list[float] = []
         self._held_seconds: list[float] = []
 
     async def try_piece(self) -> Times:
         """Let every process make its share of the tries, and give what each took of the time of all."""
         granted_before = self.granted
-        provision(self._path, root_amount=granted_before + self._tries // 2)
+        provision(self._path, root_amount=granted_before + self.tries // 2)
         begun = time.perf_counter()
         for process in self._processes:
-            _pipe(process.stdin).write(f"{self._tries // len(self._processes)}\n")
-            _pipe(process.stdin).flush()
-        lines = [_pipe(process.stdout).readline() for process in self._processes]
-        seconds_each = (time.perf_counter() - begun) / self._tries
+            pipe(process.stdin).write(f"{self.tries // len(self._processes)}\n")
+            pipe(process.stdin).flush()
+        lines = [pipe(process.stdout).readline() for process in self._processes]
+        seconds_each = (time.perf_counter() - begun) / self.tries
         for number, line in enumerate(lines):
             answered: dict[str, Any] = json.loads(line)
             self.statuses.update(answered["statuses"])
             self.grants_of_process[number] += answered["statuses"].get("200", 0)
-            self._seconds += answered["seconds"]
+            self.seconds += answered["seconds"]
             self._held_seconds += answered["held_seconds"]
         self.pieces += 1
-        self.exact_pieces += self.granted - granted_before == self._tries // 2
-        return {self._name: [seconds_each]}
+        self.exact_pieces += self.granted - granted_before == self.tries // 2
+        return {self.name: [seconds_each]}
 
     @property
     def granted(self) -> int:
@@ -84,10 +84,17 @@ class Crowd:
 
     def waits(self) -> str:
         """Say how long an answer took, and how evenly the processes got theirs."""
-        median, high = _percentiles_ms(self._seconds)
+        median, high = _percentiles_ms(self.seconds)
         return (
-            f"p50 {median:.2f} ms, p99 {high:.2f} ms, longest {max(self._seconds) * 1_000:.0f} ms; "
+            f"p50 {median:.2f} ms, p99 {high:.2f} ms, longest {max(self.seconds) * 1_000:.0f} ms; "
             f"{min(self.grants_of_process):,} to {max(self.grants_of_process):,} grants a process"
+        )
+
+    @property
+    def fairness(self) -> float:
+        """Jain's index of the grants: 1 where all processes got as many, 1/n where one got all."""
+        return sum(self.grants_of_process) ** 2 / (
+            len(self.grants_of_process) * sum(each**2 for each in self.grants_of_process)
         )
 
     def holds(self) -> str:
@@ -96,41 +103,60 @@ class Crowd:
         return f"p50 {median:.2f} ms, p99 {high:.2f} ms, longest {max(self._held_seconds) * 1_000:.0f} ms"
 
 
-async def measure_contention(directory: Path, tries: int) -> Contention:
-    """Let processes try for so much together, through the client and, in turns with that, by bare transactions.
-
-    Args:
-        directory: where their ledgers are made.
-        tries: how many; as many as share evenly into pieces and processes are made.
-    """
-    ours_path, bare_path = directory / "contended.db", directory / "contended-bare.db"
-    provision(ours_path, root_amount=0)
-    await make_bare_ledger(bare_path, root_amount=0)
-    piece = max(1, tries // (PIECES * PROCESSES)) * PROCESSES
-    ours_name = f"a try, {PROCESSES} processes x {CALLERS} callers"
-    bare_name = f"bare transaction, {PROCESSES} processes"
-    with _workers("client", ours_path) as our_processes, _workers("bare", bare_path) as bare_processes:
-        ours = Crowd(ours_name, ours_path, our_processes, piece)
-        bare = Crowd(bare_name, bare_path, bare_processes, piece)
-        series = await measure_rounds((ours.try_piece, bare.try_piece), rounds=PIECES - 1, warm_up_rounds=1)
-    half = ours.pieces * piece // 2
-    if bare.granted != half:
-        raise RuntimeError(f"Bare transactions were granted {bare.granted}, not {half}, so their time means nothing.")
-    faults = find_faults(ours_path, granted=ours.granted)
-    per_second = 1 / statistics.median(each for (each,) in series[ours_name].rounds)
-    return Contention(
-        Comparison(work=ours_name, ours=series[ours_name], baseline=series[bare_name]),
-        {
-            f"throughput, {PROCESSES} processes": f"{per_second:,.0f} tries a second",
-            f"answers, {PROCESSES} processes": ours.waits(),
-            f"loop held, {PROCESSES} processes": ours.holds(),
-            f"bare ones, {PROCESSES} processes": bare.waits(),
-        },
-        (
+async def measure(given: Run) -> Report:
+    """Let all crowds try in turns, then ours for ever more."""
+    paths = {name: given.directory / f"{number}.db" for number, name in enumerate((OURS, ALONE, BARE, BARE_ALONE))}
+    for name in (OURS, ALONE):
+        provision(paths[name], root_amount=0)
+    for name in (BARE, BARE_ALONE):
+        await make_bare_ledger(paths[name], root_amount=0)
+    tries = QUICK_TRIES if given.is_quick else TRIES
+    with (
+        _workers("client", paths[OURS], PROCESSES) as ours_processes,
+        _workers("client", paths[ALONE], 1) as alone_process,
+        _workers("bare", paths[BARE], PROCESSES) as bare_processes,
+        _workers("bare", paths[BARE_ALONE], 1) as bare_process,
+    ):
+        ours = Crowd(OURS, paths[OURS], ours_processes, tries)
+        alone = Crowd(ALONE, paths[ALONE], alone_process, tries // PROCESSES)
+        bare = Crowd(BARE, paths[BARE], bare_processes, tries)
+        bare_alone = Crowd(BARE_ALONE, paths[BARE_ALONE], bare_process, tries // PROCESSES)
+        crowds = (ours, alone, bare, bare_alone)
+        series = await measure_rounds([each.try_piece for each in crowds], rounds=PIECES - 1, warm_up_rounds=1)
+        half = ours.pieces * tries // 2
+        is_exact = ours.statuses == {"200": half, "409": half} and ours.exact_pieces == ours.pieces
+        found = f"{dict(ours.statuses)}, {ours.exact_pieces} of {ours.pieces} pieces exact"
+        if any(each.exact_pieces != each.pieces for each in (bare, bare_alone)):
+            raise RuntimeError("Bare transactions were not granted their half, so their time means nothing.")
+        waits = {f"answers, {each.name}": each.waits() for each in crowds}
+        worst = max(ours.seconds) / statistics.median(bare_alone.seconds)
+        fairness, holds = ours.fairness, ours.holds()
+        points = {size: await _at_size(ours, size) for size in given.sizes(10 * PROCESSES)}
+    faults = find_faults(paths[OURS], granted=ours.granted)
+    return Report(
+        title="Many processes and one budget",
+        comparisons=(
+            Comparison(work=OURS, ours=series[OURS], baseline=series[ALONE], target_ratio=2.5),
+            Comparison(work=OURS, ours=series[OURS], baseline=series[BARE]),
+        ),
+        figures=(
+            Figure(
+                what=f"fairness of {PROCESSES} processes (Jain's index of their grants)",
+                value=fairness,
+                target="≥ 0.99",
+            ),
+            Figure(what="longest of all waits, in bare transactions of one process", value=worst, target="≤ 200"),
+        ),
+        growth=(Growth(work=OURS, of="tries of all together", points=points),),
+        facts={**waits, f"loop held, {OURS}": holds},
+        caveats="A try is the time of all over their number; one half of the tries is granted, and flushed, one half "
+        "denied. Eight processes on fewer processors wait for these as well as for each other. A target of 2.50 for "
+        "the time of a try is 0.4 of the rate.",
+        checks=(
             Check(
                 what=f"of {2 * half:,} tries {half:,} are granted and as many denied, exactly half of each piece",
-                holds=ours.statuses == {"200": half, "409": half} and ours.exact_pieces == ours.pieces,
-                found=f"{dict(ours.statuses)}, {ours.exact_pieces} of {ours.pieces} pieces exact",
+                holds=is_exact,
+                found=found,
             ),
             Check(
                 what="afterwards every budget adds up and holds exactly what was granted",
@@ -141,18 +167,23 @@ async def measure_contention(directory: Path, tries: int) -> Contention:
     )
 
 
+async def _at_size(crowd: Crowd, tries: int) -> Series:
+    crowd.tries = tries
+    return Series(name=OURS, rounds=tuple([tuple((await crowd.try_piece())[OURS]) for _ in range(3)]))
+
+
 @contextmanager
-def _workers(kind: str, path: Path) -> Iterator[list["subprocess.Popen[str]"]]:
+def _workers(kind: str, path: Path, count: int) -> Iterator[list["subprocess.Popen[str]"]]:
     """Start processes and wait until all are ready; they end when they are told no more, or are killed."""
     processes = [
         subprocess.Popen(
             [sys.executable, str(_WORKER), kind, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        for _ in range(PROCESSES)
+        for _ in range(count)
     ]
     try:
         for process in processes:
-            if _pipe(process.stdout).readline() != "ready\n":
+            if pipe(process.stdout).readline() != "ready\n":
                 raise RuntimeError("A worker did not start.")
         yield processes
         for process in processes:
@@ -163,12 +194,10 @@ def _workers(kind: str, path: Path) -> Iterator[list["subprocess.Popen[str]"]]:
             process.communicate()
 
 
-def _pipe(pipe: IO[str] | None) -> IO[str]:
-    if pipe is None:
-        raise RuntimeError("A worker was started without pipes.")
-    return pipe
-
-
 def _percentiles_ms(seconds: list[float]) -> tuple[float, float]:
     cuts = statistics.quantiles(seconds, n=100)
     return cuts[49] * 1_000, cuts[98] * 1_000
+
+
+if __name__ == "__main__":
+    run("benchmarks.processes", measure, __doc__)

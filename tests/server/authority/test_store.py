@@ -241,7 +241,7 @@ def test_a_wait_that_was_given_up_keeps_nobody_out(tmp_path: Path) -> None:
     one, two, three = LedgerStore(path), LedgerStore(path, lock_deadline_seconds=0.05), LedgerStore(path)
 
     def meanwhile(_: Ledger) -> None:
-        for _ in range(2):
+        for _attempt in range(2):
             with pytest.raises(LedgerUnavailableError, match="busy"):
                 two.run(no_budgets)
 
