@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from budget_tools.delegation.store import DelegationStore
     from budget_tools.delegation.toolbox import Toolbox
     from budget_tools.pricing import PriceBook
+    from budget_tools.settling import Journal, Reservations, Settler
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,29 @@ class Services:
         """The authority for what this process itself does, on behalf of whichever tenant's delegation it runs."""
         embedded = self._embedded
         return self.cycles if embedded is None else embedded.speaking_for_all()
+
+    @property
+    def settler(self) -> "Settler":
+        """What settles known spend, whatever becomes of the answer."""
+        return self.settler_for(self.cycles)
+
+    def settler_for(self, cycles: "AsyncCyclesClient") -> "Settler":
+        """Give what settles spend with the authority as a tenant sees it."""
+        from budget_tools.settling import Settler
+
+        return Settler(cycles, self._reservations, self._journal if self._store is None else None)
+
+    @cached_property
+    def _reservations(self) -> "Reservations":
+        from budget_tools.settling import Reservations
+
+        return Reservations()
+
+    @cached_property
+    def _journal(self) -> "Journal":
+        from budget_tools.settling import Journal
+
+        return Journal(self._cycles_config, self.house_cycles)
 
     @property
     def _cycles_config(self) -> "CyclesConfig":
@@ -208,16 +232,9 @@ class Services:
         from budget_server.delegations.owners import may_have_orphans
 
         if any((self._settings.budget_data_dir / JOURNAL_DIRECTORY).rglob("*.json")):
-            self._replay_journal()
+            _ = self._journal  # by itself, the client library repeats them only with the first new turn
         if may_have_orphans(self._settings.budget_data_dir):
             await self.delegations.keep_settling_orphans()
-
-    def _replay_journal(self) -> None:
-        """Have the client library repeat its unanswered commits, which by itself it does with the first new turn."""
-        from runcycles.retry import AsyncCommitRetryEngine
-
-        self._journal_engine = AsyncCommitRetryEngine(self._cycles_config)
-        self._journal_engine.set_client(self.house_cycles)
 
     async def aclose(self) -> None:
         """Settle what runs, then close everything that was opened."""

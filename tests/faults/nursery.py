@@ -17,6 +17,9 @@ import anyio
 import anyio.to_thread
 
 WORKER = Path(__file__).with_name("worker.py")
+IMPATIENT_SECONDS = 0.5
+"""How long a server waits for the authority's answers, or for a ledger that another process holds."""
+
 PATIENCE_SECONDS = 20
 """Longest wait for anything; whatever takes longer hangs."""
 
@@ -59,8 +62,19 @@ class Nursery:
         log: Path,
         point: Point | None = None,
         constants: Mapping[str, object] = NO_CONSTANTS,
+        patience_seconds: float = IMPATIENT_SECONDS,
+        clock: Path | None = None,
     ) -> "Host":
-        """Start a server, and be its host."""
+        """Start a server, and be its host.
+
+        Args:
+            environment: all of its environment variables.
+            log: where its standard error goes.
+            point: where it stops.
+            constants: what to put in the place of constants of its modules, as ``module:NAME``.
+            patience_seconds: how long it waits for the authority and the ledger.
+            clock: a file that says how its wall clock goes (``worker.py``); right by default.
+        """
         their_in, our_in = os.pipe()
         our_out, their_out = os.pipe()
         our_reached, their_reached = os.pipe()
@@ -72,7 +86,8 @@ class Nursery:
             "nth": point.nth if point else 0,
             "kills": point is not None and point.kills,
             "constants": dict(constants),
-            "patience_seconds": 0.5,
+            "patience_seconds": patience_seconds,
+            "clock": str(clock or ""),
         }
         theirs = [their_in, their_out, their_log, their_reached, their_go_on]
         pid = int(self._ask(order, theirs)["pid"])
@@ -118,15 +133,25 @@ class Host:
 
     async def answer(self, call_id: int) -> dict[str, Any]:
         """Wait for a call, which must succeed, and give its structured result."""
+        result = await self._result(call_id)
+        assert not result.get("isError"), result["content"]
+        structured: dict[str, Any] = result["structuredContent"]
+        return structured
+
+    async def refusal(self, call_id: int) -> str:
+        """Wait for a call, which must fail, and give its sentence."""
+        result = await self._result(call_id)
+        assert result.get("isError"), result
+        return str(result["content"][0]["text"])
+
+    async def _result(self, call_id: int) -> dict[str, Any]:
         with anyio.fail_after(PATIENCE_SECONDS):
             while call_id not in self._answers:
                 message = json.loads(await self._line())
                 if "id" in message:
                     self._answers[message["id"]] = message
         result: dict[str, Any] = self._answers.pop(call_id)["result"]
-        assert not result.get("isError"), result["content"]
-        structured: dict[str, Any] = result["structuredContent"]
-        return structured
+        return result
 
     async def call(self, tool: str, **arguments: object) -> dict[str, Any]:
         """Call a tool that must succeed, and give its structured result."""

@@ -6,6 +6,7 @@ is an extension of ours, which a Cycles server does not know, so it is taken out
 
 import json
 import re
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -71,7 +72,9 @@ MISHAPS: Mapping[str, Mishap] = {
     "500": _refusal(500, "INTERNAL_ERROR"),
     "503": _refusal(503, "INTERNAL_ERROR"),
     "a gateway's page": Mishap(reaches=True, status=502, raw=b"<html>Bad Gateway</html>"),
+    "a page under 200": Mishap(status=200, raw=b"{}", headers={"content-type": "application/json"}),
     "429": _refusal(429, "LIMIT_EXCEEDED", **{"retry-after": "1"}),
+    "429 for two seconds": _refusal(429, "LIMIT_EXCEEDED", **{"retry-after": "2"}),
     "429 with a page": Mishap(status=429, raw=b"<html>Slow down</html>"),
     "401": _refusal(401, "UNAUTHORIZED"),
     "403": _refusal(403, "FORBIDDEN"),
@@ -113,8 +116,26 @@ class Passed:
     operation: Operation
     key: str
     """Its idempotency key."""
+    path: str
+    body: Mapping[str, Any]
+    at_ms: int
+    """When it arrived, by the wall clock."""
     status: int
     """What the authority answered; 0 where it was not asked."""
+
+
+class _Gathering:
+    """Requests that wait for each other."""
+
+    def __init__(self, count: int) -> None:
+        self._missing = count
+        self._all_are_here = anyio.Event()
+
+    async def join(self) -> None:
+        self._missing -= 1
+        if self._missing <= 0:
+            self._all_are_here.set()
+        await self._all_are_here.wait()
 
 
 class FaultProxy(Port):
@@ -134,11 +155,16 @@ class FaultProxy(Port):
         # No TLS on the loopback: reading the machine's certificates would take longer than all that passes.
         self._client = httpx.AsyncClient(base_url=authority_url, trust_env=False, verify=False)  # noqa: S501
         self._mishaps: dict[Operation, deque[str]] = {}
+        self._gatherings: dict[Operation, _Gathering] = {}
         self._arrival = anyio.Event()
 
     def befall(self, operation: Operation, mishap: str, times: int = 1) -> None:
         """Let the next requests of this kind come to grief."""
         self._mishaps.setdefault(operation, deque()).extend([mishap] * times)
+
+    def gather(self, operation: Operation, count: int) -> None:
+        """Hold the requests of this kind back until so many have arrived, then let all of them pass."""
+        self._gatherings[operation] = _Gathering(count)
 
     def of(self, operation: Operation) -> list[Passed]:
         """The requests of this kind so far, in order."""
@@ -149,6 +175,11 @@ class FaultProxy(Port):
         while sum(bool(each.status) for each in self.of(operation)) < count:
             await self._arrival.wait()
 
+    async def arrived(self, operation: Operation, count: int) -> None:
+        """Wait until this many requests of a kind have come by, whatever became of them."""
+        while len(self.of(operation)) < count:
+            await self._arrival.wait()
+
     async def aclose(self) -> None:
         """Leave nothing open."""
         await self._client.aclose()
@@ -157,12 +188,18 @@ class FaultProxy(Port):
         request = Request(scope, receive)
         body = _plain(await request.body())
         operation = _operation(request)
+        at_ms = time.time_ns() // 1_000_000
+        if operation in self._gatherings:
+            await self._gatherings[operation].join()
         mishaps = self._mishaps.get(operation)
         mishap = MISHAPS[mishaps.popleft()] if mishaps else None
         answer = await self._pass_on(request, body) if mishap is None or mishap.reaches else None
-        key = str(body.get("idempotency_key", "")) if isinstance(body, dict) else ""
+        said = body if isinstance(body, dict) else {}
+        key = str(said.get("idempotency_key", ""))
         status = answer.status_code if answer is not None else 0
-        self.passed.append(Passed(operation=operation, key=key, status=status))
+        self.passed.append(
+            Passed(operation=operation, key=key, path=request.url.path, body=said, at_ms=at_ms, status=status)
+        )
         self._arrival.set()
         self._arrival = anyio.Event()
         if mishap is not None and mishap.status:

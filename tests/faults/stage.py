@@ -4,6 +4,7 @@ The budget authority is one of two: the ledger embedded in the servers, or the H
 of its own, behind a proxy that makes it as plain, and as unreliable, as any Cycles server.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -25,7 +26,7 @@ from budget_server.authority.store import LedgerStore
 from budget_server.demo.scripted_claude import COUNT_TOKENS_PATH, Answer, ScriptedClaude
 from budget_server.services import JOURNAL_DIRECTORY, LEDGER_FILE
 from budget_tools.delegation.spending import HOLD_MS
-from faults.nursery import NO_CONSTANTS, PATIENCE_SECONDS, Host, Nursery, Point, until
+from faults.nursery import IMPATIENT_SECONDS, NO_CONSTANTS, PATIENCE_SECONDS, Host, Nursery, Point, until
 from faults.proxy import FaultProxy
 from faults.wire import Wire, WireClaude
 from tools.delegation.harness import amounts, kept, servers_file, shed
@@ -126,12 +127,23 @@ class Stage:
     # -- processes --------------------------------------------------------------------------------------------------
 
     def start(
-        self, point: Point | None = None, *, constants: Mapping[str, object] = NO_CONSTANTS, **environment: str
+        self,
+        point: Point | None = None,
+        *,
+        constants: Mapping[str, object] = NO_CONSTANTS,
+        patience_seconds: float = IMPATIENT_SECONDS,
+        clock: Path | None = None,
+        **environment: str,
     ) -> Host:
         """Start a server process over the data directory, and be its host."""
         log = self._directory / f"server-{len(self._hosts) + 1}.log"
         host = self._nursery.fork(
-            {**self._environment, **environment}, log=log, point=point, constants={**BRIEF, **constants}
+            {**self._environment, **environment},
+            log=log,
+            point=point,
+            constants={**BRIEF, **constants},
+            patience_seconds=patience_seconds,
+            clock=clock,
         )
         self._hosts.append(host)
         return host
@@ -195,9 +207,31 @@ class Stage:
         """Wait until the budget stands like this, as it must."""
         await until(lambda: expected.items() <= self.balance().items())
 
+    def journaled(self) -> dict[Path, dict[str, Any]]:
+        """What waits for its answer, by file."""
+        files = (self.data_directory / JOURNAL_DIRECTORY).rglob("*.json")
+        return {path: json.loads(path.read_text(encoding="utf-8")) for path in files}
+
     async def journal_is_empty(self) -> None:
         """Wait until no commit waits for its answer any more."""
         await until(lambda: not any((self.data_directory / JOURNAL_DIRECTORY).rglob("*.json")))
+
+    def rotate_key(self) -> str:
+        """Give the tenant another key of the authority, from the next start on, and give the old one, now revoked."""
+        old = self._environment["CYCLES_API_KEY"]
+        with opened(self._ledger_path) as store:
+            _, secret = store.run(
+                lambda ledger: keys.create(
+                    ledger.db, tenant=self._tenant, name="", now_ms=ledger.now_ms, expires_at_ms=None
+                )
+            )
+            known = store.run(lambda ledger: keys.all_keys(ledger.db))
+            (key_id,) = {
+                key.key_id for key in known if key.tenant == self._tenant and not secret.startswith(key.prefix)
+            }
+            store.run(lambda ledger: keys.revoke(ledger.db, key_id, ledger.now_ms))
+        self._environment["CYCLES_API_KEY"] = secret
+        return old
 
     # -- an authority that goes away --------------------------------------------------------------------------------
 

@@ -109,8 +109,11 @@ def _live(order: Mapping[str, Any], fds: Sequence[int]) -> None:
         os.environ.update(order["environment"])
         for place, value in order["constants"].items():
             module, _, name = place.partition(":")
-            setattr(importlib.import_module(module), name, value)
+            *owners, name = name.split(".")
+            setattr(functools.reduce(getattr, owners, importlib.import_module(module)), name, value)
         _be_impatient(order["patience_seconds"])
+        if order["clock"]:
+            _tell_time_by(order["clock"])
         if order["point"]:
             _stop_at(order["point"], order["nth"], _killing() if order["kills"] else _pausing(fds[REACHED], fds[GO_ON]))
         sys.argv = ["cycles-budget-mcp"]
@@ -143,6 +146,23 @@ def _be_impatient(seconds: float) -> None:
     optional = list(inspect.signature(CyclesConfig).parameters.values())[2:]
     brief = {"read_timeout": seconds, "retry_initial_delay": seconds / 10}
     CyclesConfig.__init__.__defaults__ = tuple(brief.get(each.name, each.default) for each in optional)
+
+
+def _tell_time_by(path: str) -> None:
+    """Have the wall clock go as a file says: so far ahead of the right time, or frozen at one moment.
+
+    What measures how long something takes (``time.monotonic``) goes on as ever, as it does where a machine's clock is
+    set. Everything here and in the client library asks ``time`` itself for the time.
+    """
+    right_ns = time.time_ns
+
+    def time_ns() -> int:
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123 - pathlib asks for the time, too
+            said = json.load(file)
+        return int(said["frozen_at_ns"] or right_ns() + said["ahead_ns"])
+
+    time.time_ns = time_ns
+    time.time = lambda: time_ns() / 1e9
 
 
 def _killing() -> Hook:
@@ -194,6 +214,9 @@ def _stop_at(point: str, nth: int, hook: Hook) -> None:
     def is_charge(*_: Any, charged: int | None = None, **__: Any) -> bool:
         return charged is not None
 
+    def is_from_the_journal(_: Any, event: Any) -> bool:
+        return isinstance(event, dict) and "recovered_reservation_id" in event.get("metadata", {})
+
     clients = (AsyncCyclesClient, EmbeddedCyclesClient)
     before, after = True, False
     points: dict[str, tuple[Sequence[type], str, bool, Callable[..., bool]]] = {
@@ -208,6 +231,7 @@ def _stop_at(point: str, nth: int, hook: Hook) -> None:
         "after the answer is written down": ((DelegationLog,), "note_turn", after, is_charge),
         "before the commit leaves": (clients, "commit_reservation", before, always),
         "before the commit's answer": (clients, "commit_reservation", after, always),
+        "before the event leaves": (clients, "create_event", before, is_from_the_journal),
         "before the next write": ((Spender,), "spend", after, always),
         "before the release": ((Spender,), "release", before, always),
         "after the release": ((Spender,), "release", after, always),

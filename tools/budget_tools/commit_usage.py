@@ -22,7 +22,7 @@ UsageArgument = dict[str, Any] | None
 class CommitUsageResult(BaseModel):
     """What the reservation was settled with."""
 
-    status: Literal["COMMITTED"]
+    status: Literal["COMMITTED", "BOOKED"] = Field(description="BOOKED: it had expired; booked as an event instead.")
     charged: Money
     released: Money | None = Field(None, description="What went back, where less was used than reserved.")
     remaining: Money | None = Field(None, description="What can still be reserved.")
@@ -62,12 +62,13 @@ async def commit_usage(
         body["metrics"] = metrics
     if metadata:
         body["metadata"] = metadata
-    response = await kit.cycles.commit_reservation(reservation_id, body)
-    settled = body_of(response, f"commit reservation {reservation_id}", key=key)
-    charged = int(settled["charged"]["amount"])
+    settlement = await kit.settler.commit(reservation_id, body)
+    doing = f"commit reservation {reservation_id}"
+    settled = body_of(settlement.response, doing, key=key, is_kept=settlement.is_kept)
+    charged = int(settled["charged"]["amount"]) if settled.get("charged") else actual.amount
     capped = charged < actual.amount
     result = CommitUsageResult(
-        status="COMMITTED",
+        status="BOOKED" if settlement.is_event else "COMMITTED",
         charged=Money.of(charged, actual.unit),
         released=Money.of(int(settled["released"]["amount"]), actual.unit) if settled.get("released") else None,
         remaining=tightest(settled.get("balances") or [], actual.unit),
@@ -84,6 +85,8 @@ def _text(result: CommitUsageResult, reservation_id: str) -> str:
     left = f" {result.remaining} remains." if result.remaining is not None else ""
     hint = f" {result.hint}" if result.hint else ""
     settled = f"COMMITTED: reservation {reservation_id} was charged {result.charged}{released}."
+    if result.status == "BOOKED":
+        settled = f"BOOKED: reservation {reservation_id} had expired, so {result.charged} was booked as an event."
     return f"{settled}{left}{hint}{in_words(result.warnings)}"
 
 

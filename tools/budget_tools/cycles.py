@@ -49,9 +49,10 @@ _HINTS = {
 _REMEDIES = {
     "NOT_FOUND": "Check the id: it is the reservation_id that reserve_budget gave.",
     "RESERVATION_FINALIZED": "A reservation is settled once: there is nothing left to do for this one.",
-    "RESERVATION_EXPIRED": "Its money went back: if it was spent, reserve the amount again and commit that at once.",
+    "RESERVATION_EXPIRED": "Its money went back: if it was spent, book it with record_usage.",
     "IDEMPOTENCY_MISMATCH": "Repeat a key only with the same arguments; use a new key for a new call.",
     "UNIT_MISMATCH": "Give the amount in the budget's own unit.",
+    "LIMIT_EXCEEDED": "Wait a moment, then repeat it with the same idempotency_key.",
     "MAX_EXTENSIONS_EXCEEDED": "Settle it before it expires.",
 }
 
@@ -113,13 +114,14 @@ def error_from(error: "CyclesProtocolError", doing: str) -> AuthorityError:
     )
 
 
-def body_of(response: "CyclesResponse", doing: str, *, key: str = "") -> dict[str, Any]:
+def body_of(response: "CyclesResponse", doing: str, *, key: str = "", is_kept: bool = False) -> dict[str, Any]:
     """Give the body of a success.
 
     Args:
         response: the authority's answer.
         doing: what was asked, to begin the sentence of an error: ``"commit reservation r-1"``.
         key: the idempotency key that a repetition of the call needs, if any.
+        is_kept: whether this server goes on asking by itself where there is no definite answer.
 
     Raises:
         AuthorityUnavailableError: no definite answer; the same idempotency key may be sent again.
@@ -129,17 +131,20 @@ def body_of(response: "CyclesResponse", doing: str, *, key: str = "") -> dict[st
     if response.is_success and found is not None:
         return found
     body = found or {}
-    if response.is_success or response.is_transport_error or response.status >= 500:
+    is_refused = response.status in (401, 403)
+    if response.is_success or response.is_transport_error or response.status >= 500 or (is_kept and not is_refused):
         reason = body.get("message") or ("it cannot be read" if response.is_success else "it cannot be reached")
+        kept = "; it is written down, and repeated until there is one" if is_kept else ""
         again = f". Repeat the call with idempotency_key {key}." if key else ""
         raise AuthorityUnavailableError(
-            f"The budget authority gave no definite answer to {doing}: {reason}{again}", status=response.status
+            f"The budget authority gave no definite answer to {doing}: {reason}{kept}{again}", status=response.status
         )
     code = str(body.get("error") or f"HTTP_{response.status}")
-    if response.status in (401, 403):
+    if is_refused:
+        kept = " It is written down, and repeated at the next start." if is_kept else ""
         raise AuthorityError(
             f"The budget authority refused the credentials to {doing} ({code}): "
-            "check CYCLES_API_KEY and CYCLES_TENANT.",
+            f"check CYCLES_API_KEY and CYCLES_TENANT.{kept}",
             code=code,
             status=response.status,
         )

@@ -69,8 +69,8 @@ async def record_usage(
     }
     if measured is not None:
         body["metrics"] = metrics_of(model, measured)
-    response = await kit.cycles.create_event(body)
-    denied = denial_of(response)
+    settlement = await kit.settler.book(body)
+    denied = denial_of(settlement.response)
     if denied is not None:
         result = RecordUsageResult(
             decision="DENY",
@@ -81,7 +81,7 @@ async def record_usage(
             hint=denied.hint,
         )
         return answer(result, _text(result))
-    booked = body_of(response, "record usage", key=key)
+    booked = body_of(settlement.response, "record usage", key=key, is_kept=settlement.is_kept)
     charged = int(booked["charged"]["amount"]) if booked.get("charged") else actual.amount
     capped = charged < actual.amount
     result = RecordUsageResult(

@@ -139,6 +139,8 @@ async def _reserve(
             hint=denied.hint,
         )
     held = body_of(response, "reserve", key=key)
+    if held.get("reservation_id"):
+        kit.settler.reservations.remember(held["reservation_id"], subject=body["subject"], action=body["action"])
     expires_at_ms = held.get("expires_at_ms")
     return ReserveBudgetResult(
         decision=held["decision"],

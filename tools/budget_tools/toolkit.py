@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from budget_tools.delegation.claude import Claude
     from budget_tools.delegation.runner import DelegationRunner
     from budget_tools.pricing import PriceBook
+    from budget_tools.settling import Settler
 
 
 class Toolkit(Protocol):
@@ -26,6 +27,10 @@ class Toolkit(Protocol):
     @property
     def cycles(self) -> "AsyncCyclesClient":
         """The budget authority, embedded or remote: the tools cannot tell which."""
+
+    @property
+    def settler(self) -> "Settler":
+        """What settles known spend, whatever becomes of the answer."""
 
     async def periods(self) -> Mapping[tuple[str, str], str]:
         """How often budgets start anew, by scope and unit, as far as that is known: the protocol does not say."""

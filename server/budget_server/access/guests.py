@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from budget_tools.delegation.claude import Claude
     from budget_tools.delegation.runner import DelegationRunner
     from budget_tools.pricing import PriceBook
+    from budget_tools.settling import Settler
 
 
 SAFE_METHODS = frozenset(
@@ -67,6 +68,15 @@ class Guest:
             ConfigurationError: a Cycles server holds the budgets, and its key speaks for another tenant.
         """
         return self._services.cycles_for(self.subject.tenant)
+
+    @property
+    def settler(self) -> "Settler":
+        """What settles this tenant's spend.
+
+        Raises:
+            ConfigurationError: a Cycles server holds the budgets, and its key speaks for another tenant.
+        """
+        return self._services.settler_for(self.cycles)
 
     async def periods(self) -> Mapping[tuple[str, str], str]:
         """How often this tenant's budgets start anew."""

@@ -23,8 +23,9 @@ from budget_tools.delegation.log import turn_cost_microcents
 from budget_tools.delegation.records import ToolCallRecord, TurnRecord
 from budget_tools.delegation.store import DelegationStore, Orphan, Outcome, Spend, Step, Stored
 from budget_tools.delegation.structured import Mismatch, OutputSchema
-from budget_tools.errors import AuthorityError
+from budget_tools.errors import AuthorityError, AuthorityUnavailableError
 from budget_tools.money import Money
+from budget_tools.settling import is_booked, is_committed
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +170,11 @@ async def _commit(delegation_id: str, spend: Spend, cycles: AsyncCyclesClient) -
             "metadata": {**metadata, "reservation_id": spend.reservation_id},
         }
         response = await cycles.create_event(event)
+    if response.is_success and not (is_committed(response) or is_booked(response)):
+        raise AuthorityUnavailableError(
+            f"The budget authority's answer to settling reservation {spend.reservation_id} cannot be read",
+            status=response.status,
+        )
     if not _is_settled(response):
         body_of(response, f"settle reservation {spend.reservation_id}")
     return response

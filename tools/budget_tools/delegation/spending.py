@@ -16,6 +16,7 @@ And the lease is extended by a moment with ``metadata: {"on_expiry": "charge"}``
 Cycles server proves that the lease still lives and otherwise ignores it.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -201,7 +202,10 @@ class Spender:
                     lease = Lease(
                         order=order, _reservation=reservation, _cycles=self._cycles, _log=self._log, metadata=metadata
                     )
-                    await deed(lease)
+                    try:
+                        await deed(lease)
+                    finally:
+                        await _stop(reservation._heartbeat_task)  # noqa: SLF001 - its owner cancels it only once
             except NotSpentError:
                 self._log.strike(reservation.reservation_id)
                 raise
@@ -260,3 +264,18 @@ class Spender:
             except AuthorityError as exc:
                 logger.warning("A hold was not given back; its lease runs out: %s", exc.message)
             self._log.strike(reservation_id)
+
+
+_PATIENCE_SECONDS = 0.1
+
+
+async def _stop(heartbeat: asyncio.Task[None] | None) -> None:
+    """End a heartbeat before its lease is left.
+
+    Up to Python 3.11 ``asyncio.wait_for`` loses a cancellation that comes together with the answer it waits for. The
+    client library cancels once and then waits: where the extension was being answered, it would wait for the whole of
+    the lease, and those after it.
+    """
+    while heartbeat is not None and not heartbeat.done():
+        heartbeat.cancel()
+        await asyncio.wait([heartbeat], timeout=_PATIENCE_SECONDS)
