@@ -76,7 +76,7 @@ async def test_a_fault_settles_as_the_table_says(set_stage: SetStage, case: Case
 
 async def bring_about(stage: Stage, case: Case, never: anyio.Event) -> dict[str, Any] | None:
     """Run the first process to its end, and give what it could still tell of the delegation."""
-    environment = {"ANTHROPIC_BASE_URL": "http://127.0.0.1:1"} if case.is_unreachable else {}
+    environment: dict[str, Any] = {"ANTHROPIC_BASE_URL": "http://127.0.0.1:1"} if case.is_unreachable else {}
     first = stage.start(case.point, constants=CONSTANTS, **environment)
     arguments = {"task": "Do it.", "tools": list(case.tools)}
     if case.is_away and not case.script:
