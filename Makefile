@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test hosts check format lock bench openapi pricing prices-check conformance bundle clean
+.PHONY: demo test hosts check format lock bench openapi pricing prices-check conformance bundle audit sbom clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/cycles-budget-mcp demo
@@ -53,6 +53,24 @@ bundle: $(VENV)/.runtime
 	@if command -v npx >/dev/null; then npx --yes @anthropic-ai/mcpb@2.1.2 validate bundle/manifest.json; \
 		else echo 'Node is not here: the manifest was not validated.'; fi
 
+# Without --strict, a service that knows none of the packages would be a success that has looked at nothing.
+LOCKS ?= requirements.lock requirements-dev.lock requirements-openapi.lock requirements-supply.lock
+audit: $(VENV)/supply/.ready
+	@for lock in $(LOCKS); do \
+		echo "== $$lock"; \
+		$(VENV)/supply/bin/pip-audit --strict --progress-spinner off --require-hashes --disable-pip --requirement $$lock \
+			|| { echo "$$lock did not pass: a vulnerability above, or something that could not be looked up."; exit 1; }; \
+	done
+
+# What requirements.lock installs on this platform, with licences and who needs what; the same bytes every time.
+sbom: $(VENV)/supply/.ready requirements.lock
+	rm -rf $(VENV)/deployed
+	$(PYTHON) -m venv --without-pip $(VENV)/deployed
+	$(PIP) --python $(VENV)/deployed/bin/python install --require-hashes --requirement requirements.lock
+	mkdir -p dist
+	$(VENV)/supply/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/sbom.cdx.json $(VENV)/deployed/bin/python
+
 lock: $(VENV)/.dev
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group build \
 		--python-version 3.11 --output-file requirements.lock pyproject.toml
@@ -60,6 +78,8 @@ lock: $(VENV)/.dev
 		--constraint requirements.lock --python-version 3.11 --output-file requirements-dev.lock pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group openapi \
 		--python-version 3.11 --output-file requirements-openapi.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group supply \
+		--python-version 3.11 --output-file requirements-supply.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-deps --group witness \
 		--python-version 3.11 --output-file requirements-witness.lock
 
@@ -85,6 +105,12 @@ $(VENV)/openapi/.ready: requirements-openapi.lock | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)/openapi
 	$(VENV)/openapi/bin/python -m pip --disable-pip-version-check --quiet install \
 		--require-hashes --requirement requirements-openapi.lock
+	@touch $@
+
+$(VENV)/supply/.ready: requirements-supply.lock | $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)/supply
+	$(VENV)/supply/bin/python -m pip --disable-pip-version-check --quiet install \
+		--require-hashes --requirement requirements-supply.lock
 	@touch $@
 
 # The program for this platform is a package of its own, which needs neither Node nor an install script to run.
