@@ -20,7 +20,7 @@ from budget_server.demo.scripted_claude import Turn
 from faults.conftest import SetStage
 from faults.nursery import Host, Point, until
 from faults.proxy import Operation, Passed
-from faults.stage import Stage
+from faults.stage import Kind, Stage
 from faults.test_table import check_books, held, ready
 
 pytestmark = pytest.mark.anyio
@@ -366,6 +366,29 @@ async def test_a_commit_that_is_refused_for_good_is_said_and_not_repeated(set_st
 
     assert said.startswith("NOT_FOUND: ")
     assert (settlements(stage), stage.journaled()) == (["commit"], {})
+
+
+@pytest.mark.parametrize("kind", ["embedded", "remote"])
+async def test_what_has_expired_is_booked_once_whatever_key_it_is_committed_under(
+    set_stage: SetStage, kind: Kind
+) -> None:
+    """A reservation is settled once, also where the authority would take an event as often as it is asked."""
+    stage = await set_stage(kind, [])
+    host = stage.start()
+    reserved = await reserve(host)
+    commit = {"reservation_id": reserved["reservation_id"], "usd": "0.01"}
+    wrong = await host.refusal(host.begin("commit_usage", **{**commit, "usd": None, "amount": 1, "unit": "TOKENS"}))
+    stage.let_leases_run_out()
+
+    told = await host.call("commit_usage", **commit, idempotency_key="one")
+    other = await host.refusal(host.begin("commit_usage", **commit, idempotency_key="another"))
+    again = await host.call("commit_usage", **commit, idempotency_key="one")
+
+    assert wrong.startswith("UNIT_MISMATCH: ")
+    assert told["status"] == again["status"] == "BOOKED"
+    assert other.startswith("RESERVATION_FINALIZED: ")
+    assert "one" in other
+    assert (stage.events(), stage.balance()["spent"], stage.balance()["reserved"]) == ([SPENT], SPENT, 0)
 
 
 async def test_a_start_takes_no_strangers_page_for_the_settling_of_an_orphan(set_stage: SetStage) -> None:

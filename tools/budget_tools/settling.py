@@ -27,17 +27,25 @@ from runcycles.models import ErrorCode
 from runcycles.retry import AsyncCommitRetryEngine
 
 from budget_tools.cycles import DENIALS
+from budget_tools.errors import AuthorityError
 
 MOST_REMEMBERED = 10_000
 """How many reservations a process remembers the subject and the action of; of those before, none is booked late."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Reserved:
-    """What a reservation was for, which an event has to say anew."""
+    """What a reservation was for, which an event has to say anew.
+
+    Attributes:
+        subject: who spends.
+        action: on what.
+        key: under which it is settled, or is being. Of an expired one the authority would book any number of events.
+    """
 
     subject: Mapping[str, Any]
     action: Mapping[str, Any]
+    key: str = ""
 
 
 class Reservations:
@@ -51,6 +59,20 @@ class Reservations:
         self._reserved[reservation_id] = Reserved(subject=subject, action=action)
         if len(self._reserved) > MOST_REMEMBERED:
             self._reserved.popitem(last=False)
+
+    def settling(self, reservation_id: str, key: str) -> str:
+        """Note that a reservation is being settled under a key; gives the key under which it is already, if another."""
+        reserved = self._reserved.get(reservation_id)
+        if reserved is None:
+            return ""
+        reserved.key = reserved.key or key
+        return "" if reserved.key == key else reserved.key
+
+    def unsettled(self, reservation_id: str, key: str) -> None:
+        """Note that nothing has come of settling it under this key."""
+        reserved = self._reserved.get(reservation_id)
+        if reserved is not None and reserved.key == key:
+            reserved.key = ""
 
     def event_instead(self, reservation_id: str, commit: Mapping[str, Any]) -> dict[str, Any] | None:
         """Give the event that books a commit whose reservation has expired; ``None`` where it is not known for what."""
@@ -144,24 +166,41 @@ class Settler:
         self.reservations = reservations
 
     async def commit(self, reservation_id: str, commit: dict[str, Any]) -> Settlement:
-        """Commit, or book as an event where the reservation has expired; a host that gives up does not stop it."""
-        event = self.reservations.event_instead(reservation_id, commit)
-        if self._journal is not None:
-            self._journal.note_commit(reservation_id, commit, event)
+        """Commit, or book as an event where the reservation has expired; a host that gives up does not stop it.
+
+        Raises:
+            AuthorityError: it has expired, and is booked under another key already.
+        """
+        key = str(commit["idempotency_key"])
+        rival = self.reservations.settling(reservation_id, key)
+        event = None if rival else self.reservations.event_instead(reservation_id, commit)
+        # What the journal has of a rival stays there: that may be what was spent.
+        journal = None if rival else self._journal
+        if journal is not None:
+            journal.note_commit(reservation_id, commit, event)
         # Cancelled, it would leave a record that nobody repeats until the next start.
         response, is_definite = await _shielded(
             lambda: self._cycles.commit_reservation(reservation_id, commit), is_committed
         )
+        if response.status == 410 and rival:
+            raise AuthorityError(
+                f"Reservation {reservation_id} has expired, and idempotency_key {rival} settles it already: "
+                "repeat the call with that key to see how.",
+                code="RESERVATION_FINALIZED",
+                status=response.status,
+            )
         if response.status == 410 and event is not None:
-            return await self._book(reservation_id, event)
-        if self._journal is not None:
-            if is_definite:
-                self._journal.strike(reservation_id)
-            elif response.status not in _UNAUTHORIZED:
+            settlement = await self._book(reservation_id, event)
+        else:
+            settlement = Settlement(response=response, is_event=False, is_kept=journal is not None and not is_definite)
+            if journal is not None and is_definite:
+                journal.strike(reservation_id)
+            elif journal is not None and response.status not in _UNAUTHORIZED:
                 after_ms = response.retry_after_ms_header
-                self._journal.repeat_commit(reservation_id, commit, event, after_ms=after_ms)
-        is_kept = self._journal is not None and not is_definite
-        return Settlement(response=response, is_event=False, is_kept=is_kept)
+                journal.repeat_commit(reservation_id, commit, event, after_ms=after_ms)
+        if settlement.response.is_client_error and not settlement.is_kept:
+            self.reservations.unsettled(reservation_id, key)
+        return settlement
 
     async def book(self, event: dict[str, Any]) -> Settlement:
         """Book spend that had no reservation; a host that gives up does not stop it."""
