@@ -35,6 +35,7 @@ async def release_budget(
     body = {"idempotency_key": key, **({"reason": reason} if reason else {})}
     response = await kit.cycles.release_reservation(reservation_id, body)
     released = body_of(response, f"release reservation {reservation_id}", key=key)
+    kit.settler.reservations.forget(reservation_id)
     unit, amount = released["released"]["unit"], int(released["released"]["amount"])
     result = ReleaseBudgetResult(
         status="RELEASED",

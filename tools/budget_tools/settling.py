@@ -29,8 +29,8 @@ from runcycles.retry import AsyncCommitRetryEngine
 from budget_tools.cycles import DENIALS
 from budget_tools.errors import AuthorityError
 
-MOST_REMEMBERED = 10_000
-"""How many reservations a process remembers the subject and the action of; of those before, none is booked late."""
+MOST_REMEMBERED = 2_000
+"""How many reservations that are not settled a process remembers; of those before, none is booked late."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -59,6 +59,10 @@ class Reservations:
         self._reserved[reservation_id] = Reserved(subject=subject, action=action)
         if len(self._reserved) > MOST_REMEMBERED:
             self._reserved.popitem(last=False)
+
+    def forget(self, reservation_id: str) -> None:
+        """Forget a reservation that the authority has settled, and so will not settle again."""
+        self._reserved.pop(reservation_id, None)
 
     def settling(self, reservation_id: str, key: str) -> str:
         """Note that a reservation is being settled under a key; gives the key under which it is already, if another."""
@@ -173,7 +177,7 @@ class Settler:
         """
         key = str(commit["idempotency_key"])
         rival = self.reservations.settling(reservation_id, key)
-        event = None if rival else self.reservations.event_instead(reservation_id, commit)
+        event = self.reservations.event_instead(reservation_id, commit)
         # What the journal has of a rival stays there: that may be what was spent.
         journal = None if rival else self._journal
         if journal is not None:
@@ -200,6 +204,8 @@ class Settler:
                 journal.repeat_commit(reservation_id, commit, event, after_ms=after_ms)
         if settlement.response.is_client_error and not settlement.is_kept:
             self.reservations.unsettled(reservation_id, key)
+        elif is_committed(settlement.response):
+            self.reservations.forget(reservation_id)
         return settlement
 
     async def book(self, event: dict[str, Any]) -> Settlement:
