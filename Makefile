@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test hosts check format lock bench openapi pricing prices-check conformance bundle audit sbom clean
+.PHONY: demo test hosts check format lock bench openapi pricing prices-check conformance bundle audit sbom soak clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/cycles-budget-mcp demo
@@ -29,6 +29,11 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.runtime
 	$(BIN)/python -m benchmarks --json $(VENV)/bench --markdown docs/benchmarks.md
+
+# The exit code is 1 where memory, file handles, files or latencies have grown beyond their bounds.
+SOAK_SECONDS ?= 600
+soak: $(VENV)/.runtime
+	$(BIN)/python benchmarks/soak.py --seconds $(SOAK_SECONDS)
 
 # The protocol's OpenAPI document is not part of this project: DOCUMENT says where it is.
 openapi: $(VENV)/.runtime $(VENV)/openapi/.ready
