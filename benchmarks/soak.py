@@ -84,6 +84,10 @@ class Log:
 # -- the load ---------------------------------------------------------------------------------------------------------
 
 
+_CALLS_A_ROUND = 3.25
+"""Of ``settle``, on average."""
+
+
 async def settle(call: Call, number: int) -> None:
     """Reserve, and end that in one of the ways there are; look at things in between."""
     held = await call("reserve_budget", model="claude-sonnet-5-5", input_tokens=1_000, max_output_tokens=500)
@@ -127,9 +131,8 @@ async def paced(seconds: float, work: Callable[[int], Awaitable[None]], until: f
 async def keep_busy(client: Client, log: Log, until: float) -> None:
     """Settle and delegate through one client to the end."""
     call = log.calling(client)
-    calls_a_round = 3.6
     async with anyio.create_task_group() as load:
-        load.start_soon(paced, calls_a_round / CALLS_A_SECOND, lambda number: settle(call, number), until)
+        load.start_soon(paced, _CALLS_A_ROUND / CALLS_A_SECOND, lambda number: settle(call, number), until)
         load.start_soon(paced, DELEGATION_SECONDS, lambda number: delegate(call, number), until)
 
 
