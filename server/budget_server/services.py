@@ -63,9 +63,11 @@ class Services:
     def cycles(self) -> "AsyncCyclesClient":
         """The budget authority."""
         if self._store is None:
-            from runcycles import AsyncCyclesClient  # here: an import of 200 ms that no start should wait for
+            from budget_server.remote import (
+                RemoteCyclesClient,
+            )  # here: an import of 200 ms that no start should wait for
 
-            return AsyncCyclesClient(self._cycles_config)
+            return RemoteCyclesClient(self._cycles_config)
         from budget_server.authority.client import EmbeddedCyclesClient
         from budget_server.storage.writer import Writer
 

@@ -63,6 +63,39 @@ async def test_the_tools_work_the_same_on_a_cycles_server(
     }
 
 
+MADE_UP = [
+    "{id}/release?x=",
+    "{id}%2Frelease",
+    "../reservations/{id}",
+    "{id}#",
+    "{id}/../{id}",
+    ".",
+    "..",
+    "é {id}",
+    "%",
+]
+
+
+@pytest.mark.parametrize("made_up", MADE_UP)
+async def test_an_id_that_a_model_made_up_reaches_nothing_else(
+    host: Callable[..., Client], environment: Environment, remote: Path, made_up: str
+) -> None:
+    """An id is one segment of a path, whatever is in it: the key that this server has asks for nothing else by it."""
+    with anyio.fail_after(60):
+        async with host() as client:
+            held = await call(client, "reserve_budget", usd="0.02")
+            wrong = made_up.format(id=held["reservation_id"])
+            said = [
+                await refused(client, "commit_usage", reservation_id=wrong, usd="0.01"),
+                await refused(client, "release_budget", reservation_id=wrong),
+                await refused(client, "extend_reservation", reservation_id=wrong, seconds=60),
+            ]
+
+    assert [sentence.partition(":")[0] for sentence in said] == ["NOT_FOUND"] * 3
+    environment["BUDGET_DATA_DIR"] = str(remote)
+    assert ledger_balance(environment, tenant="acme")["reserved"] == 2_000_000
+
+
 @pytest.mark.usefixtures("remote")
 async def test_an_authority_that_is_away_is_said_in_one_sentence(
     host: Callable[..., Client], environment: Environment
