@@ -15,6 +15,7 @@ from budget_tools.delegation.records import RESUMABLE, Status
 from budget_tools.delegation.store import Message, Stored
 from budget_tools.errors import InvalidArgumentError
 from budget_tools.money import format_usd
+from budget_tools.showing import printable
 
 _DAY_MS = 86_400_000
 _MAX_TASK_CHARACTERS = 60
@@ -148,7 +149,7 @@ def _lines(message: Message) -> Iterator[str]:
 
 def _harmless(text: str) -> str:
     """Show what anybody may have written without what would command a terminal."""
-    return "".join(each if each.isprintable() or each in "\n\t" else "\N{REPLACEMENT CHARACTER}" for each in text)
+    return printable(text, keep="\n\t")
 
 
 def _beginning(task: str) -> str:

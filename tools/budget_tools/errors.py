@@ -15,15 +15,17 @@
 A denial for want of budget is not an error: tools answer it as ``decision: "DENY"``.
 """
 
+from budget_tools.showing import sentence
+
 
 class BudgetError(Exception):
-    """Root of the tree; the message is one sentence fit for a host's model to read."""
+    """Root of the tree; the message is one sentence fit for a host's model to read, whatever it quotes."""
 
     code = "BUDGET_ERROR"
 
     def __init__(self, message: str, *, code: str = "") -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = sentence(message)
+        super().__init__(self.message)
         if code:
             self.code = code
 

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 from budget_tools.delegation.strict_json import UnreadableJsonError, read_json
 from budget_tools.errors import InvalidArgumentError
+from budget_tools.showing import printable
 
 MAX_SCHEMA_CHARACTERS = 100_000
 """A schema is part of every turn's prompt: this one would be some 30,000 tokens of it."""
@@ -361,5 +362,5 @@ def _said(error: Any) -> str:  # noqa: ANN401 - jsonschema tells its types to no
 
 def _short(text: str, most: int) -> str:
     """Keep text on one line, printable and short."""
-    printable = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-    return printable if len(printable) <= most else f"{printable[: most - 1]}…"
+    shown = printable(text)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
