@@ -4,15 +4,16 @@ import gc
 import logging
 import sys
 
+from budget_server.logs import LineFormatter
 from budget_tools.errors import ConfigurationError
 
 
 def main() -> None:
     """Run ``cycles-budget-mcp``."""
     # Before the SDK configures logging itself. Standard output belongs to the protocol.
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    to_stderr = logging.StreamHandler(sys.stderr)
+    to_stderr.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[to_stderr], level=logging.WARNING)
     if len(sys.argv) > 1:
         from budget_server.cli import app  # here: a host that starts the server never needs the command line
 

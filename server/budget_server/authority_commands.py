@@ -91,10 +91,16 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     from budget_server.authority.http import create_app
     from budget_server.storage.asynchronous import AsyncFile
     from budget_server.storage.writer import Writer
+    from budget_server.unanswerable import unless_refused
 
     app = create_app(AsyncFile(Writer(open_ledger(settings))))
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS
+        unless_refused(app),
+        http="h11",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     typer.echo(f"Cycles authority on {base_url(listener)} over {settings.budget_data_dir}", err=True)
     if not is_loopback(listener):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
+import anyio.lowlevel
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.transport_security import TransportSecurityMiddleware, TransportSecuritySettings
 from mcp.types import CallToolResult, TextContent
@@ -150,10 +151,11 @@ class Door:
         if refusal is not None:
             await refusal(scope, receive, send)
             return
-        visit = _Visit(receive, send, self._ended)
         # The SDK does not answer at all who asks it to replay what is not kept.
         headers = [(name, value) for name, value in scope["headers"] if name != b"last-event-id"]
-        await self._app({**scope, "headers": headers, _GONE: visit.gone}, visit.receive, visit.send)
+        with anyio.CancelScope() as serving:
+            visit = _Visit(receive, send, self._ended, serving if scope["method"] == "POST" else None)
+            await self._app({**scope, "headers": headers, _GONE: visit.gone}, visit.receive, visit.send)
         await visit.finish()
 
     async def _refusal(self, scope: Scope) -> Response | None:
@@ -166,14 +168,25 @@ class Door:
 
 
 class _Visit:
-    """One request, from its first byte to the last of its answer."""
+    """One request, from its first byte to the last of its answer.
 
-    def __init__(self, receive: Receive, send: Send, ended: anyio.Event) -> None:
+    Args:
+        receive: what the client sends.
+        send: what it is sent.
+        ended: set when the process ends.
+        serving: cancelled where the client leaves before it has said what it wants: nothing has begun then, and the
+            SDK would log it as an error of its own.
+    """
+
+    def __init__(
+        self, receive: Receive, send: Send, ended: anyio.Event, serving: anyio.CancelScope | None = None
+    ) -> None:
         self.gone = anyio.Event()
         """Set once the client has left without its answer."""
         self._receive = receive
         self._send = send
         self._ended = ended
+        self._serving = serving
         self._is_started = False
         self._is_complete = False
         self._is_dismissed = False
@@ -189,13 +202,18 @@ class _Visit:
         if self._ended.is_set() and message["type"] == "http.disconnect":
             await self.finish()
             self._is_dismissed = True  # what is said to a client that has left is not sent
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            self._serving = None
         if message["type"] == "http.disconnect" and not self._is_complete:
             self.gone.set()
+            if self._serving is not None:
+                self._serving.cancel()
+                await anyio.lowlevel.checkpoint()
         return message
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer."""
-        if self._is_dismissed:
+        if self._is_dismissed or self._is_complete:  # the SDK answers once more who leaves an SSE stream
             return
         if message["type"] == "http.response.start":
             self._is_started = True

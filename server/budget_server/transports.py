@@ -157,6 +157,8 @@ async def _serve_http(
 def _web_server(door: "Door") -> "uvicorn.Server":
     import uvicorn
 
+    from budget_server.unanswerable import unless_refused
+
     class WebServer(uvicorn.Server):
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -165,7 +167,8 @@ def _web_server(door: "Door") -> "uvicorn.Server":
 
     return WebServer(
         uvicorn.Config(
-            door,
+            unless_refused(door),
+            http="h11",
             log_config=None,
             log_level="warning",
             access_log=False,

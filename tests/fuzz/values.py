@@ -17,7 +17,7 @@ NUMBERS: Sequence[object] = [
 ]  # fmt: skip
 
 TEXTS: Sequence[str] = [
-    "", " ", "x" * 257, "x" * 70_000, "a\0b", "half \ud83d of it", "\udc00\ud800", "e\u0301", "\u200b", "\u202egnirts",
+    "", " ", "x" * 257, "x" * 10_000, "a\0b", "half \ud83d of it", "\udc00\ud800", "e\u0301", "\u200b", "\u202egnirts",
     "line\n2026-01-01 00:00:00,000 INFO root: charged 0", "\r\nX-Injected: 1", "\x1b[2J\x1b]0;owned\x07", "\x9b31m",
     "'; DROP TABLE budgets; --", "../../etc/passwd", "/dev/null", "\\\\host\\share", "tenant:acme/agent:bot", "a:b/c:d",
     "acme-evil", "\U0001f4b8" * 64, "{0.__class__.__mro__}", "%s%n%(x)s", "${HOME}", "</result>", "null", "[]", "{}",

@@ -1,0 +1,32 @@
+"""Requests that turn out to be none while they are being answered.
+
+The web server refuses such a request itself as soon as it reads so far, and then takes no other answer to it: whatever
+serves the request would fail, with sixty lines of log for each that anybody cares to send.
+"""
+
+from typing import TYPE_CHECKING
+
+import h11
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+def unless_refused(app: "ASGIApp") -> "ASGIApp":
+    """Wrap an ASGI application: what it says to a request that was refused beneath it goes nowhere."""
+
+    async def serve(scope: "Scope", receive: "Receive", send: "Send") -> None:
+        is_refused = False
+
+        async def send_unless_refused(message: "Message") -> None:
+            nonlocal is_refused
+            if is_refused:
+                return
+            try:
+                await send(message)
+            except h11.LocalProtocolError:
+                is_refused = True  # the web server logs it, in a line
+
+        await app(scope, receive, send_unless_refused)
+
+    return serve
