@@ -13,12 +13,16 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.session import ServerSession
 from mcp.server.subscriptions import InMemorySubscriptionBus, ResourceUpdated, ServerEvent
-from mcp.types import CallToolResult, EmptyResult, SubscribeRequestParams, UnsubscribeRequestParams
+from mcp.shared.exceptions import MCPError
+from mcp.types import INVALID_PARAMS, CallToolResult, EmptyResult, SubscribeRequestParams, UnsubscribeRequestParams
 
 from budget_tools.uris import BALANCES, delegation_uri, reservation_uri
 
 PATIENCE_SECONDS = 1.0
 """How long a host may take to read what is announced."""
+
+MAX_SUBSCRIPTIONS, MAX_URI_CHARACTERS = 1_000, 1_000
+"""Most that one connection may subscribe to: it is kept in memory for as long as the host is there."""
 
 
 class Announcer(InMemorySubscriptionBus):
@@ -66,6 +70,12 @@ class Announcer(InMemorySubscriptionBus):
     async def _subscribe(self, ctx: ServerRequestContext[Any, Any], params: SubscribeRequestParams) -> EmptyResult:
         connection = ctx.session._connection  # noqa: SLF001 - nothing else lives as long as the host is there
         _, uris = self._subscribed.setdefault(connection, (ctx.session, set()))
+        if len(params.uri) > MAX_URI_CHARACTERS:
+            raise MCPError(code=INVALID_PARAMS, message="That is no resource of this server: its URI is too long.")
+        if len(uris) >= MAX_SUBSCRIPTIONS and params.uri not in uris:
+            raise MCPError(
+                code=INVALID_PARAMS, message=f"{MAX_SUBSCRIPTIONS} resources are subscribed to: unsubscribe from some."
+            )
         uris.add(params.uri)
         return EmptyResult()
 

@@ -7,11 +7,12 @@ after a lost answer may be billed twice, so every attempt is ours to count.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from budget_tools.delegation.reply import Reply, ReplyReader
 from budget_tools.errors import UngatedRequestError
+from budget_tools.showing import sentence
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -31,6 +32,10 @@ _COUNTED = ("model", "messages", "system", "tools", "tool_choice", "output_confi
 # later.
 _RETRYABLE_STATUSES = frozenset({429, 529})
 _AMBIGUOUS_STATUSES = frozenset({408, 499})
+
+
+_SHORTEST_SECRET = 8
+"""What is shorter is no key, and may be any word."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -113,7 +118,14 @@ class Claude:
             raise
         except Exception as exc:
             # Half of what breaks here is no error of the client's own tree.
-            return _failure(exc, ticket)
+            failure = _failure(exc, ticket)
+            return replace(failure, message=self._harmless(failure.message))
+
+    def _harmless(self, message: str) -> str:
+        """Take the key out of the API's own words, which go to hosts and are stored: some gateways quote it."""
+        if len(self._client.api_key or "") >= _SHORTEST_SECRET:
+            message = message.replace(self._client.api_key or "", "(the key)")
+        return sentence(message)
 
     async def aclose(self) -> None:
         """Close the connections."""
