@@ -118,7 +118,7 @@ def test_whatever_a_client_sends_it_is_answered_and_the_next_one_served(
     with serving(environment, transport) as served, _listened_to(served) as said:
 
         @settings(
-            max_examples=settings().max_examples * 4,
+            max_examples=settings().max_examples * 2,
             deadline=None,
             suppress_health_check=list(HealthCheck),
             phases=[Phase.explicit, Phase.generate],  # what hangs is waited for, each time

@@ -5,6 +5,8 @@ The ways that somebody thought of are in ``tests/faults/test_misbehaviour.py``; 
 
 import tempfile
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -13,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from faults.wire import PING, STOP, USAGE, WHOLE, Wire, WireClaude, delta, start, words
-from tools.delegation.harness import open_bench
+from tools.delegation.harness import Bench, open_bench
 
 EXAMPLES_SHARE = 4
 """Each is a server, a ledger and a socket of its own: a quarter as many as elsewhere."""
@@ -48,22 +50,29 @@ def streams(draw: st.DrawFn) -> Wire:
     )
 
 
+@asynccontextmanager
+async def answered_by(wire: Wire) -> AsyncIterator[Bench]:
+    """A bench whose Claude gives one answer, in bytes; its books are checked at the end."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with open_bench(Path(directory), endpoint=lambda _: WireClaude([wire])) as bench:
+            yield bench
+
+
 def test_whatever_becomes_of_a_stream_no_less_is_charged_than_is_known(tally: Counter[str]) -> None:
     """Design: usage that is not known for sure is charged at the bound; nothing stays held; nothing is sent twice."""
 
     async def delegate(wire: Wire) -> None:
-        with tempfile.TemporaryDirectory() as directory:
-            async with open_bench(Path(directory), [wire], endpoint=WireClaude) as bench:  # checks the books at its end
-                told = await bench.delegate(max_turns=1)
-                (turn,) = told["turns"]
-                tally[f"streams, charged by {turn['actual_source']}"] += 1
-                assert bench.sent == 1
-                assert told["spent"] == turn["charged"]
-                assert 0 < turn["charged"]["amount"] <= turn["reserved"]["amount"]
-                if turn["actual_source"] == "bound":
-                    assert turn["charged"] == turn["reserved"]
-                elif wire.body == WHOLE:
-                    assert turn["output_tokens"] == USAGE["output_tokens"]
+        async with answered_by(wire) as bench:
+            told = await bench.delegate(max_turns=1)
+            (turn,) = told["turns"]
+            tally[f"streams, charged by {turn['actual_source']}"] += 1
+            assert bench.sent == 1
+            assert told["spent"] == turn["charged"]
+            assert 0 < turn["charged"]["amount"] <= turn["reserved"]["amount"]
+            if turn["actual_source"] == "bound":
+                assert turn["charged"] == turn["reserved"]
+            elif wire.body == WHOLE:
+                assert turn["output_tokens"] == USAGE["output_tokens"]
 
     @settings(
         max_examples=settings().max_examples // EXAMPLES_SHARE,
@@ -84,10 +93,9 @@ def test_a_stream_that_ends_early_is_never_taken_for_whole(tally: Counter[str], 
     tally["streams, cut"] += 1
 
     async def delegate() -> None:
-        with tempfile.TemporaryDirectory() as directory:
-            async with open_bench(Path(directory), [Wire(body=WHOLE[:at])], endpoint=WireClaude) as bench:
-                (turn,) = (await bench.delegate(max_turns=1))["turns"]
-                is_known = at >= len(WHOLE) - len(STOP)
-                assert (turn["actual_source"], is_known) in (("bound", False), ("usage", True))
+        async with answered_by(Wire(body=WHOLE[:at])) as bench:
+            (turn,) = (await bench.delegate(max_turns=1))["turns"]
+            is_known = at >= len(WHOLE) - len(STOP)
+            assert (turn["actual_source"], is_known) in (("bound", False), ("usage", True))
 
     anyio.run(delegate)
