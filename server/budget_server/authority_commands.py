@@ -91,12 +91,12 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     from budget_server.authority.http import create_app
     from budget_server.storage.asynchronous import AsyncFile
     from budget_server.storage.writer import Writer
-    from budget_server.unanswerable import unless_refused
+    from budget_server.unanswerable import RefusingProtocol, unless_refused
 
     app = create_app(AsyncFile(Writer(open_ledger(settings))))
     config = uvicorn.Config(
         unless_refused(app),
-        http="h11",
+        http=RefusingProtocol,
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -157,7 +157,7 @@ async def _serve_http(
 def _web_server(door: "Door") -> "uvicorn.Server":
     import uvicorn
 
-    from budget_server.unanswerable import unless_refused
+    from budget_server.unanswerable import RefusingProtocol, unless_refused
 
     class WebServer(uvicorn.Server):
         @contextmanager
@@ -168,7 +168,7 @@ def _web_server(door: "Door") -> "uvicorn.Server":
     return WebServer(
         uvicorn.Config(
             unless_refused(door),
-            http="h11",
+            http=RefusingProtocol,
             log_config=None,
             log_level="warning",
             access_log=False,

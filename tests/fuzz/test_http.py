@@ -126,6 +126,7 @@ def test_whatever_a_client_sends_it_is_answered_and_the_next_one_served(
         @given(requests())
         @example(b"GET /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
         @example(b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n")
+        @example(b"HEAD /health HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n")
         @example(b"\r\n\r\n")
         @example(b"GET")
         @example(b"")
