@@ -73,7 +73,7 @@ def test_whatever_the_environment_holds_it_is_one_sentence_or_settings(
             assert read.budget_usd is None
         else:
             assert read.budget_usd is not None
-            assert re.fullmatch(r"\s*\$?\d*\.?\d*\s*", written, re.ASCII)
+            assert re.fullmatch(r"\s*-?\$?\d*\.?\d*\s*", written, re.ASCII)
             assert 0 <= read.budget_usd <= MAX_AMOUNT
             assert read.budget_usd == round(float(written.strip(" $")) * 10**8) or read.budget_usd > 2**53
 
