@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test hosts check format lock bench openapi pricing prices-check conformance bundle audit sbom soak clean
+.PHONY: demo test hosts crash check format lock bench openapi pricing prices-check conformance bundle audit sbom soak clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/cycles-budget-mcp demo
@@ -15,6 +15,10 @@ test: $(VENV)/.dev
 # Claude Code itself, some 400 MB, with scripts in place of its model and of the sub-agent's.
 hosts: $(VENV)/.dev $(VENV)/hosts/.ready
 	CLAUDE_CODE="$$(echo $(VENV)/hosts/node_modules/@anthropic-ai/claude-code-*/claude)" $(BIN)/python -m pytest tests/hosts
+
+# Minutes of it: processes on one ledger, and servers with delegations, killed at thousands of points.
+crash: $(VENV)/.dev
+	CRASH_POINTS=10000 CAMPAIGN_KILLS=200 $(BIN)/python -m pytest -s tests/campaigns/test_crash.py tests/campaigns/test_killed_anywhere.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check
