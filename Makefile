@@ -16,9 +16,10 @@ test: $(VENV)/.dev
 hosts: $(VENV)/.dev $(VENV)/hosts/.ready
 	CLAUDE_CODE="$$(echo $(VENV)/hosts/node_modules/@anthropic-ai/claude-code-*/claude)" $(BIN)/python -m pytest tests/hosts
 
-# Minutes of it: processes on one ledger, and servers with delegations, killed at thousands of points.
+# Many minutes: processes on one ledger, and servers with delegations, killed at thousands of points; and power failures.
 crash: $(VENV)/.dev
-	CRASH_POINTS=10000 CAMPAIGN_KILLS=200 $(BIN)/python -m pytest -s tests/campaigns/test_crash.py tests/campaigns/test_killed_anywhere.py
+	CRASH_POINTS=10000 POWER_IMAGES=10000 CAMPAIGN_KILLS=200 $(BIN)/python -m pytest -s \
+		tests/campaigns/test_crash.py tests/campaigns/test_power_loss.py tests/campaigns/test_killed_anywhere.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -12,13 +12,14 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import apsw
 
 from budget_server.storage import replacing
+from budget_server.storage.flushing import flush
 from budget_server.storage.schema import FileKind
 from budget_server.storage.turnstile import Turnstile
 from budget_tools.errors import ConfigurationError, StorageUnavailableError
@@ -152,6 +153,10 @@ class DurableFile(Generic[ViewT]):
         with self._db:
             self.kind.migrate(self._db)
             self._check_nothing_lost()
+        if is_new_file:
+            # SQLite forgets a journal of the making without a flush: were it there again, it would undo the making.
+            with suppress(OSError):  # as SQLite has it, where a file system cannot
+                flush(self.path.parent)
         self._turnstile.note_guarded()
         self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
         self._identity = self._identify()
