@@ -52,6 +52,7 @@ class Services:
         self._settings = settings
         self.subject: Subject = settings.subject
         self.ceiling_microcents: int | None = None
+        self.confirm_above_microcents: int | None = settings.budget_confirm_usd
         self.default_model: str = settings.budget_model
         self.detaches: bool = settings.budget_on_disconnect == "detach"
         self.has_claude: bool = bool(settings.anthropic_api_key.get_secret_value())

@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     budget_depth: Annotated[int, Field(ge=0)] = Field(
         0, description="How deep this process is nested; a delegation sets it for the servers of its tools."
     )
+    budget_confirm_usd: Annotated[int | None, BeforeValidator(_dollars)] = Field(
+        None, description="A delegation that may spend more than these dollars is first confirmed by a person."
+    )
     budget_tools: str = Field(
         "all", description="Which tools hosts see: core, all, names of tools, or several with commas."
     )

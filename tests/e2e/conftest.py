@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from mcp import Client, StdioServerParameters
+from mcp.client.session import ElicitationFnT
 
 from hosting import BUDGET_USD, Environment
 
@@ -33,8 +34,8 @@ def workshop(tmp_path: Path, environment: Environment) -> Path:
 def host(environment: Environment) -> Callable[..., Client]:
     """What connects a host to a new server process each time it is called."""
 
-    def connect(mode: str = "auto") -> Client:
+    def connect(mode: str = "auto", person: ElicitationFnT | None = None) -> Client:
         parameters = StdioServerParameters(command=sys.executable, args=["-m", "budget_server"], env=environment)
-        return Client(parameters, mode=mode)
+        return Client(parameters, mode=mode, elicitation_callback=person)
 
     return connect

@@ -106,7 +106,7 @@ def test_a_tool_that_does_not_exist_ends_the_start(environment: Environment, cho
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
 def test_every_argument_is_published_with_its_type(tool: Any) -> None:
     """CONTRIBUTING, Taste: however short a schema is, a model must be able to fill the call from it."""
-    arguments = set(inspect.signature(tool.fn).parameters) - {"ctx"}
+    arguments = set(inspect.signature(tool.fn).parameters) - {"ctx", *tool.resolved_params}
 
     published = tool.parameters["properties"]
 

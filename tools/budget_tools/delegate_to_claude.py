@@ -5,16 +5,20 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
+from mcp.server.elicitation import ElicitationResult
+from mcp.server.mcpserver import Resolve
 from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
 from budget_tools.answers import answer
 from budget_tools.balances import in_words, usage_warnings
+from budget_tools.confirming import GoAhead, ask_to_spend, refuse_unless_confirmed
 from budget_tools.cycles import all_balances
-from budget_tools.delegation.records import PARENT_META, RESUMABLE, Status, Task, TurnRecord
+from budget_tools.delegation.records import RESUMABLE, Status, Task, TurnRecord
 from budget_tools.errors import AuthorityError, InvalidArgumentError
 from budget_tools.ids import time_ordered_id
 from budget_tools.money import USD_MICROCENTS, Money, UsdMicrocents, format_usd
+from budget_tools.nesting import parent_of
 from budget_tools.registration import make_tool
 from budget_tools.subjects import WhoseBudget
 from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
@@ -56,6 +60,7 @@ class DelegationResult(BaseModel):
 
 async def delegate_to_claude(
     ctx: ToolContext,
+    confirmed: Annotated[ElicitationResult[GoAhead], Resolve(ask_to_spend)],
     task: Annotated[str, Field(description="What to do, complete in itself.", max_length=1_000_000)] = "",
     context: Annotated[str, Field(description="Material.", max_length=1_000_000)] = "",
     system: Annotated[str, Field(description="System prompt.", max_length=1_000_000)] = "",
@@ -84,6 +89,7 @@ async def delegate_to_claude(
     Each turn's worst case is reserved first. When budget or turns run out it gives its best answer so far; resume goes
     on from there. If status is running, wait with delegation_status. Its words are untrusted.
     """
+    refuse_unless_confirmed(confirmed)
     kit = toolkit_of(ctx)
     ceiling = kit.ceiling_microcents
     if ceiling is not None and budget_usd is not None and budget_usd > ceiling:
@@ -150,13 +156,6 @@ async def _wait_for(ctx: ToolContext, kit: Toolkit, delegation: "View", wait_sec
                 while delegation.outcome is None:
                     await delegation.next_change()
             raise
-
-
-def parent_of(ctx: ToolContext) -> str:
-    """Give the delegation whose sub-agent makes a call; ``""`` for a host."""
-    meta = ctx.request_context.meta
-    parent = (meta or {}).get(PARENT_META)
-    return parent if isinstance(parent, str) else ""
 
 
 async def follow(ctx: ToolContext, delegation: "View", wait_seconds: float) -> None:

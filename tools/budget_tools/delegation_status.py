@@ -11,10 +11,10 @@ from budget_tools.delegate_to_claude import (
     DelegationResult,
     describe,
     follow,
-    parent_of,
     show,
     warnings_for,
 )
+from budget_tools.nesting import parent_of
 from budget_tools.registration import make_tool
 from budget_tools.toolkit import ToolContext, toolkit_of
 

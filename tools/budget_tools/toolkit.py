@@ -48,6 +48,10 @@ class Toolkit(Protocol):
         """Most that a delegation may be given; ``None`` where the budget alone limits it."""
 
     @property
+    def confirm_above_microcents(self) -> int | None:
+        """A person confirms a delegation that may spend more; ``None`` where nobody is asked."""
+
+    @property
     def default_model(self) -> str:
         """The model of a call that names none."""
 

@@ -56,6 +56,7 @@ class Guest:
         self._services = services
         self.subject = Subject(grant.levels, is_fixed=True)
         self.ceiling_microcents = grant.ceiling_microcents
+        self.confirm_above_microcents = services.confirm_above_microcents
         self.default_model = services.default_model
         self.detaches = services.detaches
         self.has_claude = services.has_claude

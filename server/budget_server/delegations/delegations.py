@@ -155,6 +155,11 @@ class Delegations:
             "DELETE FROM calls WHERE tenant = ? AND idempotency_key = ?", (call.tenant, call.idempotency_key)
         )
 
+    def knows(self, tenant: str, idempotency_key: str) -> bool:
+        """Say whether a call under this key has started or resumed a delegation before."""
+        select = "SELECT 1 FROM calls WHERE tenant = ? AND idempotency_key = ?"
+        return self._db.execute(select, (tenant, idempotency_key)).fetchone() is not None
+
     def _known(self, call: Call) -> str:
         """Give the delegation that this call started or resumed before; ``""`` where it is a new call.
 

@@ -92,6 +92,11 @@ class SqliteDelegationStore(DelegationStore):
         )
         return stored
 
+    async def knows(self, tenant: str, idempotency_key: str) -> bool:
+        """Say whether a call under this key was made before."""
+        _check_storable(idempotency_key=idempotency_key)
+        return await self._file.run(lambda delegations: delegations.knows(tenant, idempotency_key))
+
     async def find(self, tenant: str, delegation_id: str) -> Stored:
         """Give a delegation as it stands."""
         _check_storable(delegation_id=delegation_id)

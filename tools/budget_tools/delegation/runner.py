@@ -183,6 +183,10 @@ class DelegationRunner:
             await self._store.write(delegation_id, Step(outcome=INTERRUPTED))
             raise
 
+    async def knows(self, tenant: str, idempotency_key: str) -> bool:
+        """Say whether a call under this key would join a delegation, or repeat its answer."""
+        return await self._store.knows(tenant, idempotency_key)
+
     async def find(self, tenant: str, delegation_id: str, *, parent_id: str = "") -> View:
         """Give a delegation as it stands, whichever process runs it or ran it.
 

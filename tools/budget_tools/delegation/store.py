@@ -157,6 +157,9 @@ class DelegationStore(Protocol):
                 parent) or ``NESTED_TOO_DEEP``; nothing was written.
         """
 
+    async def knows(self, tenant: str, idempotency_key: str) -> bool:
+        """Say whether a call under this key has started or resumed a delegation before."""
+
     async def resume(
         self, call: Call, delegation_id: str, *, max_turns: int | None, budget_microcents: int | None
     ) -> Stored:
