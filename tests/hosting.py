@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mcp import Client
-from mcp.types import CallToolResult
+from mcp.client import ClientRequestContext
+from mcp.types import CallToolResult, ElicitRequestParams, ElicitResult
 
 from budget_server.authority.listing import balances
 from budget_server.authority.store import LedgerStore
@@ -18,6 +19,25 @@ ALLOCATED = 100_000_000
 """The same in microcents."""
 
 Environment = dict[str, str]
+
+
+class Person:
+    """Answers what a host asks (an elicitation callback), each time the next of its answers, the last one for ever.
+
+    Args:
+        answers: an action alone, or the content that is accepted.
+    """
+
+    def __init__(self, *answers: str | Mapping[str, str | bool]) -> None:
+        self.asked: list[str] = []
+        self._answers = [
+            {"action": each} if isinstance(each, str) else {"action": "accept", "content": each} for each in answers
+        ]
+
+    async def __call__(self, context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:  # noqa: ARG002 - the SDK's names
+        """Answer one question."""
+        self.asked.append(params.message)
+        return ElicitResult.model_validate(self._answers[min(len(self.asked), len(self._answers)) - 1])
 
 
 def text_of(result: CallToolResult) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from mcp import Client
+from mcp import Client, StdioServerParameters
+from mcp.client.session import ElicitationFnT
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
@@ -48,9 +49,9 @@ class Served:
         """Where they send their messages."""
         return self.url if self.transport == "streamable-http" else f"{self.address}/messages/"
 
-    def host(self, mode: str = "auto", token: str = "") -> Client:
+    def host(self, mode: str = "auto", token: str = "", person: ElicitationFnT | None = None) -> Client:
         """Make a host; SSE knows the older protocol generation alone."""
-        return host_of(self.transport, self.url, mode, token)
+        return host_of(self.transport, self.url, mode, token, person)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         """Send a signal and give the exit code, and what was still said."""
@@ -59,12 +60,14 @@ class Served:
         return self.process.returncode, said
 
 
-def host_of(transport: str, url: str, mode: str = "auto", token: str = "") -> Client:
+def host_of(
+    transport: str, url: str, mode: str = "auto", token: str = "", person: ElicitationFnT | None = None
+) -> Client:
     """Make a host of a server over HTTP."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     if transport == "sse":
-        return Client(sse_client(url, headers=headers), mode="legacy")
-    return Client(_streamable_http(url, headers), mode=mode)
+        return Client(sse_client(url, headers=headers), mode="legacy", elicitation_callback=person)
+    return Client(_streamable_http(url, headers), mode=mode, elicitation_callback=person)
 
 
 @asynccontextmanager
@@ -91,6 +94,31 @@ def serving(
             yield Served(process, transport)
         finally:
             process.kill()
+
+
+@asynccontextmanager
+async def host_over(
+    environment: Environment, transport: str, mode: str, person: ElicitationFnT | None = None
+) -> AsyncIterator[Client]:
+    """Connect a host to a server of its own, over any of the transports."""
+    if transport == "stdio":
+        parameters = StdioServerParameters(command=sys.executable, args=["-m", "budget_server"], env=environment)
+        async with Client(parameters, mode=mode, elicitation_callback=person) as client:
+            yield client
+        return
+    with serving(environment, transport) as served:
+        async with served.host(mode, person=person) as client:
+            yield client
+
+
+EVERY_WAY = [
+    ("stdio", "auto"),
+    ("stdio", "legacy"),
+    ("streamable-http", "auto"),
+    ("streamable-http", "legacy"),
+    ("sse", "legacy"),
+]
+"""Every transport with every generation of the protocol that it has."""
 
 
 @contextmanager

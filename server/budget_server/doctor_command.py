@@ -44,6 +44,7 @@ def _findings(*, servers: bool, online: bool) -> Iterator[Finding]:
         yield from machine.data_directory(settings)
         yield from machine.time_zone(settings)
         yield from money.authority(settings) if settings.is_remote else money.ledger(settings)
+        yield from money.people(settings)
         yield from money.delegations(settings)
         yield from money.prices(settings)
         yield from outside.tools(settings, starts_servers=servers)

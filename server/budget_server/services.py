@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from budget_tools.delegation.store import DelegationStore
     from budget_tools.delegation.toolbox import Toolbox
     from budget_tools.pricing import PriceBook
+    from budget_tools.raising import Raising
     from budget_tools.settling import Journal, Reservations, Settler
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,16 @@ class Services:
 
         assert isinstance(self.cycles, EmbeddedCyclesClient)
         return self.cycles
+
+    @property
+    def raising(self) -> "Raising | None":
+        """The budget that a person may be asked to raise; a Cycles server's are raised there."""
+        most, embedded = self._settings.budget_raise_to_usd, self._embedded
+        if most is None or embedded is None:
+            return None
+        from budget_server.authority.raising import RootBudget
+
+        return RootBudget(embedded.ledger, self.subject.tenant, most)
 
     @cached_property
     def house_cycles(self) -> "AsyncCyclesClient":

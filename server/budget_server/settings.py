@@ -101,6 +101,10 @@ class Settings(BaseSettings):
     budget_confirm_usd: Annotated[int | None, BeforeValidator(_dollars)] = Field(
         None, description="A delegation that may spend more than these dollars is first confirmed by a person."
     )
+    budget_raise_to_usd: Annotated[int | None, BeforeValidator(_dollars)] = Field(
+        None,
+        description="Where a call is denied, a person may raise this machine's budget to these dollars at most.",
+    )
     budget_tools: str = Field(
         "all", description="Which tools hosts see: core, all, names of tools, or several with commas."
     )

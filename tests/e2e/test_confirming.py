@@ -1,32 +1,18 @@
 """A person confirms what may cost much: asked through the host, in both generations of MCP, before anything happens."""
 
 from collections.abc import Callable
-from typing import Any
 
 import anyio
 import pytest
 from mcp import Client
-from mcp.types import ElicitResult
 
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
-from hosting import ALLOCATED, Environment, call, ledger_balance, refused
+from hosting import ALLOCATED, Environment, Person, call, ledger_balance, refused
+from networking import EVERY_WAY, host_over
 
 pytestmark = pytest.mark.anyio
 Host = Callable[..., Client]
 GENERATIONS = pytest.mark.parametrize("mode", ["auto", "legacy"])
-
-
-class Person:
-    """Answers what a host asks, always the same, and remembers it."""
-
-    def __init__(self, action: str = "accept", **content: bool) -> None:
-        self.asked: list[str] = []
-        self._answer = ElicitResult.model_validate({"action": action, "content": content or None})
-
-    async def __call__(self, _: Any, params: Any) -> ElicitResult:
-        """Answer one question."""
-        self.asked.append(params.message)
-        return self._answer
 
 
 @pytest.fixture(autouse=True)
@@ -34,15 +20,15 @@ def _asks(environment: Environment) -> None:
     environment |= {"ANTHROPIC_API_KEY": "k", "BUDGET_CONFIRM_USD": "0.25"}
 
 
-@GENERATIONS
+@pytest.mark.parametrize(("transport", "mode"), EVERY_WAY)
 async def test_what_may_cost_more_is_asked_once_and_then_done_once(
-    host: Host, environment: Environment, mode: str
+    environment: Environment, transport: str, mode: str
 ) -> None:
     """The person sees the worst case and the task; the model sees neither the question nor a way to answer it."""
-    person = Person(go_ahead=True)
+    person = Person({"go_ahead": True})
     async with ScriptedClaude([Turn(text="Done.")]) as claude:
         environment["ANTHROPIC_BASE_URL"] = claude.base_url
-        async with host(mode, person) as client:
+        async with host_over(environment, transport, mode, person) as client:
             listed = await client.list_tools()
             with anyio.fail_after(60):
                 result = await call(client, "delegate_to_claude", task="Write\na poem.", budget_usd="0.50")
@@ -57,12 +43,12 @@ async def test_what_may_cost_more_is_asked_once_and_then_done_once(
 
 
 @GENERATIONS
-@pytest.mark.parametrize(
-    "person", [Person("decline"), Person("cancel"), Person(go_ahead=False)], ids=["declines", "cancels", "says no"]
-)
-async def test_a_no_is_respected(host: Host, environment: Environment, mode: str, person: Person) -> None:
+@pytest.mark.parametrize("answer", ["decline", "cancel", {"go_ahead": False}], ids=["declines", "cancels", "says no"])
+async def test_a_no_is_respected(
+    host: Host, environment: Environment, mode: str, answer: str | dict[str, str | bool]
+) -> None:
     """Nothing is stored, reserved or sent, and the model is told not to try again."""
-    person.asked.clear()
+    person = Person(answer)
     async with ScriptedClaude([]) as claude:
         environment["ANTHROPIC_BASE_URL"] = claude.base_url
         async with host(mode, person) as client:
@@ -95,7 +81,7 @@ async def test_a_repeated_key_joins_what_was_confirmed_and_a_resume_asks_for_wha
     host: Host, environment: Environment
 ) -> None:
     """Asked is for new money alone."""
-    person = Person(go_ahead=True)
+    person = Person({"go_ahead": True})
     async with ScriptedClaude([Turn(text="One."), Turn(text="Two.")]) as claude:
         environment["ANTHROPIC_BASE_URL"] = claude.base_url
         async with host("auto", person) as client:

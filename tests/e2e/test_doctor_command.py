@@ -84,6 +84,18 @@ def test_before_the_first_start_it_says_what_will_be_and_makes_nothing(environme
     assert not data(environment).exists()
 
 
+def test_what_a_person_is_asked_is_said(environment: Environment) -> None:
+    """A setting that a Cycles server makes idle is not passed over."""
+    environment |= {"BUDGET_CONFIRM_USD": "0.50", "BUDGET_RAISE_TO_USD": "20"}
+    local = doctor(environment)
+    environment |= {"CYCLES_BASE_URL": "http://127.0.0.1:9", "CYCLES_API_KEY": "k", "CYCLES_TENANT": "acme"}
+    remote = doctor(environment)
+
+    assert local.says("ok", "A person confirms a delegation that may spend more than $0.50")
+    assert local.says("ok", "A person may raise the budget to $20.00")
+    assert remote.says("warning", "BUDGET_RAISE_TO_USD does nothing")
+
+
 def test_without_a_first_budget_it_says_how_to_set_one(environment: Environment) -> None:
     """Nothing can be reserved then, and nothing else is wrong."""
     del environment["BUDGET_USD"]

@@ -4,20 +4,22 @@ The question goes through the host, in whichever way its generation of MCP has (
 nor can answer it. Nobody is asked for a sub-agent: what it may spend is within what was confirmed.
 """
 
+from collections.abc import Mapping
+from typing import Annotated, Any
+
 from mcp.server.elicitation import ElicitationResult
-from mcp.server.mcpserver import Elicit
+from mcp.server.mcpserver import Elicit, Resolve
 from pydantic import BaseModel, Field
 
-from budget_tools.cycles import standing
+from budget_tools.cycles import all_balances
 from budget_tools.errors import InvalidArgumentError
+from budget_tools.funding import ask_to_fund, joins
 from budget_tools.money import USD_MICROCENTS, format_usd
-from budget_tools.nesting import parent_of
-from budget_tools.showing import printable
+from budget_tools.nesting import can_ask_a_person, parent_of
+from budget_tools.raising import NewBudget, agreed_microcents
+from budget_tools.showing import beginning
 from budget_tools.subjects import WhoseBudget
 from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
-
-MAX_SHOWN_CHARACTERS = 200
-"""So much of a task is shown to whoever is asked."""
 
 
 class GoAhead(BaseModel):
@@ -33,6 +35,7 @@ async def ask_to_spend(
     resume: str,
     subject: WhoseBudget,
     idempotency_key: str,
+    more: Annotated[ElicitationResult[NewBudget], Resolve(ask_to_fund)],
 ) -> GoAhead | Elicit[GoAhead]:
     """Give the go-ahead where nobody need be asked, else the question; it may be called more than once for one call.
 
@@ -43,20 +46,19 @@ async def ask_to_spend(
     threshold = kit.confirm_above_microcents
     if threshold is None or parent_of(ctx):
         return GoAhead(go_ahead=True)
-    if idempotency_key and await kit.delegations.knows(kit.subject.tenant, idempotency_key):
+    if await joins(kit, idempotency_key):
         return GoAhead(go_ahead=True)  # it joins what was confirmed
-    worst = await _worst_case(kit, budget_usd, resume, subject)
+    worst = await _worst_case(kit, budget_usd, resume, subject, agreed_microcents(kit, more))
     if worst <= threshold:
         return GoAhead(go_ahead=True)
     amount = f"up to ${format_usd(worst)}"
-    capabilities = ctx.client_capabilities
-    if capabilities is None or capabilities.elicitation is None:
+    if not can_ask_a_person(ctx):
         raise InvalidArgumentError(
             f"This delegation may spend {amount}: above ${format_usd(threshold)} a person has to confirm it "
             "(BUDGET_CONFIRM_USD), and this host cannot ask one. Lower budget_usd, or have a person raise the setting.",
             code="CONFIRMATION_NEEDED",
         )
-    what = f"go on with delegation {resume}." if resume else f"be given this task: {_beginning(task)}"
+    what = f"go on with delegation {resume}." if resume else f"be given this task: {beginning(task)}"
     return Elicit(f"A Claude sub-agent would {what} It may spend {amount}. Go ahead?", GoAhead)
 
 
@@ -75,8 +77,12 @@ def refuse_unless_confirmed(answered: ElicitationResult[GoAhead]) -> None:
     )
 
 
-async def _worst_case(kit: Toolkit, budget_usd: int | None, resume: str, subject: WhoseBudget) -> int:
+async def _worst_case(
+    kit: Toolkit, budget_usd: int | None, resume: str, subject: WhoseBudget, raised_to: int | None
+) -> int:
     """Give the most that a delegation may newly spend, in microcents: its own limit, or what is left of its budget.
+
+    Where a person has just agreed to raise the budget, that counts as done.
 
     Raises:
         AuthorityError: the balances cannot be read.
@@ -91,12 +97,16 @@ async def _worst_case(kit: Toolkit, budget_usd: int | None, resume: str, subject
             limits = [before.task.budget_microcents]
     else:
         spender = kit.subject.narrowed(subject)
-    found = await standing(kit.cycles, spender, USD_MICROCENTS)
-    left = 0 if found is None else max(found.remaining.amount, 0)
+    rows = spender.own_balances(await all_balances(kit.cycles, spender.tenant), USD_MICROCENTS)
+    left = min((_left(row, raised_to) for row in rows), default=0)
     return min([left, *(max(limit - spent, 0) for limit in limits)])
 
 
-def _beginning(task: str) -> str:
-    """Show how a task begins, on one line."""
-    words = printable(" ".join(task.split()))
-    return words if len(words) <= MAX_SHOWN_CHARACTERS else f"{words[: MAX_SHOWN_CHARACTERS - 1]}…"
+def _left(balance: Mapping[str, Any], raised_to: int | None) -> int:
+    """Give what is left of a budget, once the root one is raised."""
+    left, allocated = (
+        int(balance["remaining"]["amount"]),
+        int((balance.get("allocated") or balance["remaining"])["amount"]),
+    )
+    is_root = "/" not in balance["scope_path"]
+    return max(left + (max(raised_to - allocated, 0) if is_root and raised_to is not None else 0), 0)

@@ -16,9 +16,11 @@ from budget_tools.confirming import GoAhead, ask_to_spend, refuse_unless_confirm
 from budget_tools.cycles import all_balances
 from budget_tools.delegation.records import RESUMABLE, Status, Task, TurnRecord
 from budget_tools.errors import AuthorityError, InvalidArgumentError
+from budget_tools.funding import ask_to_fund
 from budget_tools.ids import time_ordered_id
 from budget_tools.money import USD_MICROCENTS, Money, UsdMicrocents, format_usd
 from budget_tools.nesting import parent_of
+from budget_tools.raising import NewBudget, raise_as_agreed
 from budget_tools.registration import make_tool
 from budget_tools.subjects import WhoseBudget
 from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
@@ -60,6 +62,7 @@ class DelegationResult(BaseModel):
 
 async def delegate_to_claude(
     ctx: ToolContext,
+    more: Annotated[ElicitationResult[NewBudget], Resolve(ask_to_fund)],
     confirmed: Annotated[ElicitationResult[GoAhead], Resolve(ask_to_spend)],
     task: Annotated[str, Field(description="What to do, complete in itself.", max_length=1_000_000)] = "",
     context: Annotated[str, Field(description="Material.", max_length=1_000_000)] = "",
@@ -97,6 +100,7 @@ async def delegate_to_claude(
             f"budget_usd is above ${format_usd(ceiling)}, the most that a delegation of this client may spend: lower "
             "it, or leave it out."
         )
+    raised = await raise_as_agreed(kit, more)
     given: dict[str, Any] = {
         "task": task,
         "context": context,
@@ -139,6 +143,7 @@ async def delegate_to_claude(
         delegation = await kit.delegations.start(delegated, key, parent_id=parent_of(ctx))
     await _wait_for(ctx, kit, delegation, wait_seconds)
     result = describe(delegation, key, warnings=await warnings_for(kit, delegation))
+    result.hint = " ".join(filter(None, (raised, result.hint)))
     return answer(result, show(result))
 
 

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
+from mcp.server.elicitation import ElicitationResult
+from mcp.server.mcpserver import Elicit, Resolve
 from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
@@ -14,6 +16,7 @@ from budget_tools.cycles import body_of, denial_of, remaining, tightest
 from budget_tools.errors import InvalidArgumentError
 from budget_tools.ids import time_ordered_id
 from budget_tools.money import USD_MICROCENTS, Amount, Money, UsdMicrocents
+from budget_tools.raising import NewBudget, Want, ask_for_more, may_ask_for_more, raise_as_agreed
 from budget_tools.registration import make_tool
 from budget_tools.subjects import Subject, WhoseBudget
 from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
@@ -42,8 +45,47 @@ class ReserveBudgetResult(BaseModel):
     hint: str = Field("", description="What to do next.")
 
 
+async def _ask_for_more(
+    ctx: ToolContext,
+    usd: int | None,
+    amount: int | None,
+    unit: str,
+    model: str,
+    input_tokens: int | None,
+    max_output_tokens: int | None,
+    action_kind: str,
+    action_name: str,
+    subject: WhoseBudget,
+    dry_run: bool,
+    idempotency_key: str,
+) -> NewBudget | Elicit[NewBudget]:
+    """Have a person asked for a higher budget where this one does not bear the call."""
+    kit = toolkit_of(ctx)
+    if dry_run or not may_ask_for_more(ctx):
+        return NewBudget()
+    priced = _amount(
+        kit,
+        usd=usd,
+        amount=amount,
+        unit=unit,
+        model=model,
+        input_tokens=input_tokens,
+        max_output_tokens=max_output_tokens,
+    )
+    if priced.unit != USD_MICROCENTS:
+        return NewBudget()
+    action = _action(action_kind, action_name, model)
+    want = Want(who=f"A reservation for {action['name']}", action=action, microcents=priced.amount)
+    return await ask_for_more(ctx, kit.subject.narrowed(subject), want, idempotency_key)
+
+
+def _action(kind: str, name: str, model: str) -> dict[str, str]:
+    return {"kind": kind, "name": name or model or kind}
+
+
 async def reserve_budget(
     ctx: ToolContext,
+    more: Annotated[ElicitationResult[NewBudget], Resolve(_ask_for_more)],
     usd: Annotated[UsdMicrocents, Field(description="Dollars, such as 0.05.")] = None,
     amount: Amount = None,
     unit: Annotated[str, Field(description="USD_MICROCENTS (10^-8 USD), TOKENS, CREDITS or RISK_POINTS.")] = "",
@@ -79,15 +121,16 @@ async def reserve_budget(
     body = {
         "idempotency_key": key,
         "subject": spender.wire(),
-        "action": {"kind": action_kind, "name": action_name or model or action_kind, "tags": tags},
+        "action": {**_action(action_kind, action_name, model), "tags": tags},
         "estimate": priced.wire(),
         "ttl_ms": ttl_seconds * 1_000,
         "overage_policy": overage_policy,
         "dry_run": dry_run,
     }
+    raised = await raise_as_agreed(kit, more)
     result = await _reserve(kit, spender, priced, body, can_be_repeated=bool(idempotency_key))
-    if model:
-        result.hint = " ".join(filter(None, (result.hint, kit.prices.lifecycle_note(model))))
+    note = kit.prices.lifecycle_note(model) if model else ""
+    result.hint = " ".join(filter(None, (raised, result.hint, note)))
     return answer(result, _text(result, dry_run=dry_run))
 
 

@@ -5,6 +5,9 @@ LONGEST_SENTENCE = 1_500
 
 _KEPT_AT_END = 500
 
+MAX_ASKED_CHARACTERS = 200
+"""So much of a text is shown to a person who is asked about it."""
+
 
 def printable(text: str, keep: str = "") -> str:
     """Put a replacement character for each that does not print, but for those to keep."""
@@ -18,3 +21,9 @@ def sentence(text: str) -> str:
     if len(text) > LONGEST_SENTENCE:
         text = f"{text[: LONGEST_SENTENCE - _KEPT_AT_END]} … {text[-_KEPT_AT_END:]}"
     return printable(text)
+
+
+def beginning(text: str) -> str:
+    """Show how a text begins to a person who is asked about it, on one line."""
+    words = printable(" ".join(text.split()))
+    return words if len(words) <= MAX_ASKED_CHARACTERS else f"{words[: MAX_ASKED_CHARACTERS - 1]}…"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from budget_tools.delegation.claude import Claude
     from budget_tools.delegation.runner import DelegationRunner
     from budget_tools.pricing import PriceBook
+    from budget_tools.raising import Raising
     from budget_tools.settling import Settler
 
 
@@ -50,6 +51,10 @@ class Toolkit(Protocol):
     @property
     def confirm_above_microcents(self) -> int | None:
         """A person confirms a delegation that may spend more; ``None`` where nobody is asked."""
+
+    @property
+    def raising(self) -> "Raising | None":
+        """The budget that a person may be asked to raise; ``None`` where nobody is asked."""
 
     @property
     def default_model(self) -> str:

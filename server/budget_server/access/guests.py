@@ -57,6 +57,7 @@ class Guest:
         self.subject = Subject(grant.levels, is_fixed=True)
         self.ceiling_microcents = grant.ceiling_microcents
         self.confirm_above_microcents = services.confirm_above_microcents
+        self.raising = None  # the budget is not theirs to raise, whoever sits before their host
         self.default_model = services.default_model
         self.detaches = services.detaches
         self.has_claude = services.has_claude

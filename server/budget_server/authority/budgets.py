@@ -94,6 +94,19 @@ def allocate(db: apsw.Connection, *, scope: str, tenant: str, unit: str, amount:
     return budget
 
 
+def raise_to(db: apsw.Connection, *, scope: str, unit: str, amount: int) -> Budget:
+    """Raise what is allocated to this amount; a budget that is higher stays as it is.
+
+    Raises:
+        InvalidArgumentError: there is no such budget, or it is closed; nothing was written.
+    """
+    budget = _require(db, scope, unit)
+    if amount > budget.allocated:
+        budget.allocate(amount)
+        rows.save_budget(db, budget)
+    return budget
+
+
 def fund(db: apsw.Connection, *, scope: str, unit: str, amount: int) -> Budget:
     """Add to what is allocated; a debt is repaid from it first, and stays visible as spent.
 

@@ -184,6 +184,14 @@ class Ledger:
 
         return self._once(tenant, "decide", "", request, act)
 
+    def refusal(self, tenant: str, request: DecideRequest) -> Refusal | None:
+        """Say what a reserve would be refused for now, under no key; ``None`` where it would be allowed."""
+        try:
+            admit(self._db, self._time, tenant, request)
+        except Refusal as refusal:
+            return refusal
+        return None
+
     def commit(self, tenant: str, reservation_id: str, request: CommitRequest) -> Answer:
         """Settle a reservation with what was used; what was not used goes back.
 

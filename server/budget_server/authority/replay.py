@@ -69,3 +69,12 @@ class Slot:
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (*self._place, self._payload_sha256, answer.status, json_text(answer.body), now_ms),
         )
+
+
+def is_answered(db: apsw.Connection, tenant: str, endpoint: str, idempotency_key: str) -> bool:
+    """Say whether a request that names no reservation was answered under this key."""
+    found = db.execute(
+        "SELECT 1 FROM idempotency WHERE tenant = ? AND endpoint = ? AND resource = '' AND idempotency_key = ?",
+        (tenant, endpoint, idempotency_key),
+    ).fetchone()
+    return found is not None

@@ -116,6 +116,18 @@ async def _standing(settings: Settings) -> Standing | None:
         await services.aclose()
 
 
+def people(settings: Settings) -> Iterator[Finding]:
+    """Say what a person is asked before money is spent."""
+    if settings.budget_confirm_usd is not None:
+        yield ok(f"A person confirms a delegation that may spend more than ${format_usd(settings.budget_confirm_usd)}")
+    if settings.budget_raise_to_usd is None:
+        return
+    if settings.is_remote:
+        yield warning("BUDGET_RAISE_TO_USD does nothing: budgets on a Cycles server are raised there. Leave it out.")
+    else:
+        yield ok(f"A person may raise the budget to ${format_usd(settings.budget_raise_to_usd)} where a call is denied")
+
+
 def delegations(settings: Settings) -> Iterator[Finding]:
     """Say whether the delegations' file can be read, and what processes that died left behind."""
     path = settings.budget_data_dir / DELEGATIONS_FILE

@@ -1,0 +1,77 @@
+"""The budget that a person may raise from a dialog: a tenant's root budget in dollars (the tools' ``Raising``)."""
+
+from budget_server.authority import budgets, replay, rows
+from budget_server.authority.balance import check_reservable
+from budget_server.authority.ledger import Ledger
+from budget_server.authority.refusals import Refusal
+from budget_server.authority.requests import DecideRequest, parse
+from budget_server.storage.asynchronous import AsyncFile
+from budget_tools.ids import time_ordered_id
+from budget_tools.money import USD_MICROCENTS
+from budget_tools.raising import Shortfall, Want
+from budget_tools.subjects import Subject
+
+
+class RootBudget:
+    """What everything of a tenant draws on; budgets below it were made narrower on purpose, and stay.
+
+    Args:
+        ledger: where it is.
+        tenant: whose.
+        most_microcents: most that it may be raised to.
+    """
+
+    def __init__(self, ledger: AsyncFile[Ledger], tenant: str, most_microcents: int) -> None:
+        self.most_microcents = most_microcents
+        self._ledger = ledger
+        self._tenant = tenant
+        self._scope = budgets.root_scope(tenant)
+
+    async def shortfall(self, spender: Subject, want: Want, idempotency_key: str = "") -> Shortfall | None:
+        """Say how much too small it is; ``None`` where raising it would not help, or not do."""
+        amount = want.microcents
+        least = amount if want.makes_do_with_microcents is None else min(want.makes_do_with_microcents, amount)
+        asked = {
+            "idempotency_key": idempotency_key or time_ordered_id(),
+            "subject": spender.wire(),
+            "action": dict(want.action),
+            "estimate": {"unit": USD_MICROCENTS, "amount": least},
+        }
+        try:
+            request = parse(DecideRequest, asked)
+        except Refusal:
+            return None  # the reservation itself will say what is wrong
+        return await self._ledger.run(lambda ledger: self._shortfall(ledger, request, amount))
+
+    def _shortfall(self, ledger: Ledger, request: DecideRequest, amount: int) -> Shortfall | None:
+        if replay.is_answered(ledger.db, self._tenant, "reserve", request.idempotency_key):
+            return None
+        refusal = ledger.refusal(self._tenant, request)
+        if refusal is None or refusal.code != "BUDGET_EXCEEDED":
+            return None
+        root, *below = rows.find_budgets(ledger.db, request.subject.scopes(), USD_MICROCENTS)
+        in_use = root.allocated - root.remaining
+        if root.scope != self._scope or in_use + request.estimate.amount > self.most_microcents:
+            return None
+        try:
+            for budget in below:
+                check_reservable(budget, request.estimate.amount)
+        except Refusal:
+            return None
+        return Shortfall(
+            allocated=root.allocated,
+            remaining=root.remaining,
+            raise_to=min(in_use + amount, self.most_microcents),
+            period=root.period,
+        )
+
+    async def raise_to(self, allocated_microcents: int) -> None:
+        """Raise it to this amount, at most to what it may be; one that is higher stays as it is.
+
+        Raises:
+            InvalidArgumentError: it is closed, or gone; nothing was changed.
+        """
+        amount = min(allocated_microcents, self.most_microcents)
+        await self._ledger.run(
+            lambda ledger: budgets.raise_to(ledger.db, scope=self._scope, unit=USD_MICROCENTS, amount=amount)
+        )

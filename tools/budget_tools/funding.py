@@ -1,0 +1,109 @@
+"""What a delegation lacks where its budget does not bear the next turn, for a person to be asked (``raising.py``).
+
+A delegation makes do with what is left for as long as it can, and nobody is asked meanwhile. So they are asked before
+a first turn that could not even be short, and when one is resumed that its budget ended.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mcp.server.mcpserver import Elicit
+
+from budget_tools.delegation.records import TurnRecord
+from budget_tools.raising import NewBudget, Want, ask_for_more, may_ask_for_more
+from budget_tools.showing import beginning
+from budget_tools.subjects import WhoseBudget
+from budget_tools.tokens import likely_input_tokens, most_input_tokens
+from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
+
+if TYPE_CHECKING:
+    from budget_tools.delegation.views import View
+    from budget_tools.pricing import PriceBook
+
+
+async def ask_to_fund(
+    ctx: ToolContext,
+    task: str,
+    context: str,
+    system: str,
+    model: str,
+    fallback_models: list[str],
+    max_output_tokens: int,
+    budget_usd: int | None,
+    resume: str,
+    subject: WhoseBudget,
+    idempotency_key: str,
+) -> NewBudget | Elicit[NewBudget]:
+    """Have a person asked for a higher budget: where it does not bear a short first turn, or what a resumed one lacks.
+
+    It may be called more than once for one call.
+
+    Raises:
+        InvalidArgumentError: there is no such delegation, the subject is not the caller's, or a model has no price.
+    """
+    kit = toolkit_of(ctx)
+    if not may_ask_for_more(ctx) or await joins(kit, idempotency_key):
+        return NewBudget()
+    if resume:
+        before = await kit.delegations.find(kit.subject.tenant, resume)
+        want = _next_turn(kit.prices, before, budget_usd)
+        return NewBudget() if want is None else await ask_for_more(ctx, before.task.subject, want)
+    models = (model or kit.default_model, *fallback_models)
+    prompt = {"system": system, "messages": [{"role": "user", "content": f"{task}{context}"}]}
+    want = _first_turn(kit.prices, models, prompt, max_output_tokens, task)
+    return await ask_for_more(ctx, kit.subject.narrowed(subject), want)
+
+
+async def joins(kit: Toolkit, idempotency_key: str) -> bool:
+    """Say whether a call repeats one that went ahead."""
+    return bool(idempotency_key) and await kit.delegations.knows(kit.subject.tenant, idempotency_key)
+
+
+def _first_turn(
+    prices: "PriceBook", models: Sequence[str], prompt: Mapping[str, Any], max_output_tokens: int, task: str
+) -> Want:
+    """Say what the first turn of a delegation needs at worst, and with what it makes do."""
+    from budget_tools.delegation.policy import MIN_OUTPUT_TOKENS  # here: with the prices, which few starts need
+
+    shortest, likely = min(MIN_OUTPUT_TOKENS, max_output_tokens), likely_input_tokens(prompt)
+    return Want(
+        who=f'A Claude sub-agent with the task "{beginning(task)}"',
+        action=_action(models[0]),
+        microcents=prices.worst_case(
+            models[0], input_tokens=most_input_tokens(prompt), max_output_tokens=max_output_tokens
+        ),
+        makes_do_with_microcents=min(
+            prices.worst_case(each, input_tokens=likely, max_output_tokens=shortest) for each in models
+        ),
+    )
+
+
+def _next_turn(prices: "PriceBook", before: "View", budget_microcents: int | None) -> Want | None:
+    """Say what the next turn of a delegation needs that its budget ended; ``None`` where it was not that."""
+    if before.outcome is None or before.outcome.status != "budget_exhausted":
+        return None
+    from budget_tools.delegation.policy import LANDING_INPUT_TOKENS
+
+    task = before.task
+    longest = max((_context_tokens(turn) for turn in before.turns), default=0)
+    bound = prices.worst_case(
+        task.model, input_tokens=longest + LANDING_INPUT_TOKENS, max_output_tokens=task.max_output_tokens
+    )
+    limit = task.budget_microcents if budget_microcents is None else budget_microcents
+    if limit is not None:
+        bound = min(bound, limit - before.spent_microcents - before.nested_microcents)
+    if bound <= 0:
+        return None
+    who = f"Delegation {before.id}, which its budget ended,"
+    return Want(who=who, action=_action(task.model), microcents=bound)
+
+
+def _context_tokens(turn: TurnRecord) -> int:
+    """Count what the turn after this one reads again."""
+    prompt = turn.input_tokens + turn.cache_read_input_tokens + turn.cache_creation_input_tokens
+    return prompt + turn.output_tokens
+
+
+def _action(model: str) -> Mapping[str, str]:
+    """Give the action of a turn's reservation."""
+    return {"kind": "llm.completion", "name": model}
