@@ -1,5 +1,5 @@
 # An image of the server: docker run -i --rm -v budget:/data -e BUDGET_USD=5 IMAGE
-# Untried: where it was written, nothing could build an image.
+# Its steps were tried one by one on Python 3.13; where it was written, nothing could build an image.
 FROM python:3.13-slim AS build
 WORKDIR /source
 RUN python -m venv /opt/budget
