@@ -203,6 +203,41 @@ async def test_a_delegation_that_could_not_begin_is_asked_for_and_then_confirmed
     assert "A person raised the budget to $1.50." in result["hint"]
 
 
+@GENERATIONS
+async def test_without_the_go_ahead_the_budget_is_not_raised_either(
+    host: Host, environment: Environment, mode: str
+) -> None:
+    """Both answers are there before anything is done; a task that is none is refused without a question."""
+    environment |= {"ANTHROPIC_API_KEY": "k", "BUDGET_CONFIRM_USD": "0.01"}
+    person = Person({"raise_to_usd": "1.50"}, "decline")
+    with anyio.fail_after(60):
+        async with host(mode, person) as client:
+            await call(client, "record_usage", usd="1.00")
+            empty = await refused(client, "delegate_to_claude", task=" ")
+            asked_for_empty = list(person.asked)
+            said = await refused(client, "delegate_to_claude", task="Write.")
+
+    assert (empty.startswith("INVALID_ARGUMENT: task is empty"), asked_for_empty) == (True, [])
+    assert said.startswith("DECLINED: ")
+    assert (len(person.asked), allocated(environment)) == (2, ALLOCATED)
+
+
+async def test_no_more_is_asked_for_than_a_delegation_may_spend(host: Host, environment: Environment) -> None:
+    """Its own limit is less than a turn could cost."""
+    person = Person("decline")
+    environment["ANTHROPIC_API_KEY"] = "k"
+    async with ScriptedClaude([]) as claude:
+        environment["ANTHROPIC_BASE_URL"] = claude.base_url
+        with anyio.fail_after(60):
+            async with host("auto", person) as client:
+                await call(client, "record_usage", usd="1.00")
+                await call(client, "delegate_to_claude", task="Write.", budget_usd="0.02")
+
+    (question,) = person.asked
+    assert "needs $0.02, but" in question
+    assert "Raise the budget to $1.02?" in question
+
+
 async def test_a_delegation_makes_do_with_what_is_left_without_a_question(host: Host, environment: Environment) -> None:
     """A shorter turn fits, so there is no denial to be asked about."""
     person = Person({})

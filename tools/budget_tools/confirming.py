@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from budget_tools.cycles import all_balances
 from budget_tools.errors import InvalidArgumentError
-from budget_tools.funding import ask_to_fund, joins
+from budget_tools.funding import ask_to_fund
 from budget_tools.money import USD_MICROCENTS, format_usd
 from budget_tools.nesting import can_ask_a_person, parent_of
 from budget_tools.raising import NewBudget, agreed_microcents
@@ -46,8 +46,10 @@ async def ask_to_spend(
     threshold = kit.confirm_above_microcents
     if threshold is None or parent_of(ctx):
         return GoAhead(go_ahead=True)
-    if await joins(kit, idempotency_key):
+    if await kit.delegations.knows(kit.subject.tenant, idempotency_key):
         return GoAhead(go_ahead=True)  # it joins what was confirmed
+    if not resume and not task.strip():
+        return GoAhead(go_ahead=True)  # it will be refused
     worst = await _worst_case(kit, budget_usd, resume, subject, agreed_microcents(kit, more))
     if worst <= threshold:
         return GoAhead(go_ahead=True)
@@ -103,10 +105,8 @@ async def _worst_case(
 
 
 def _left(balance: Mapping[str, Any], raised_to: int | None) -> int:
-    """Give what is left of a budget, once the root one is raised."""
-    left, allocated = (
-        int(balance["remaining"]["amount"]),
-        int((balance.get("allocated") or balance["remaining"])["amount"]),
-    )
-    is_root = "/" not in balance["scope_path"]
-    return max(left + (max(raised_to - allocated, 0) if is_root and raised_to is not None else 0), 0)
+    """Give what is left of a budget; where it is the root one, once that is raised."""
+    left = int(balance["remaining"]["amount"])
+    if raised_to is not None and "/" not in balance["scope_path"]:
+        left += max(raised_to - int(balance["allocated"]["amount"]), 0)
+    return max(left, 0)

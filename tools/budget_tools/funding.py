@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from mcp.server.mcpserver import Elicit
 
-from budget_tools.delegation.records import TurnRecord
-from budget_tools.raising import NewBudget, Want, ask_for_more, may_ask_for_more
+from budget_tools.raising import NewBudget, Want, ask_for_more, raising_with_a_person
 from budget_tools.showing import beginning
 from budget_tools.subjects import WhoseBudget
 from budget_tools.tokens import likely_input_tokens, most_input_tokens
-from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
+from budget_tools.toolkit import ToolContext, toolkit_of
 
 if TYPE_CHECKING:
     from budget_tools.delegation.views import View
@@ -41,40 +40,39 @@ async def ask_to_fund(
     Raises:
         InvalidArgumentError: there is no such delegation, the subject is not the caller's, or a model has no price.
     """
-    kit = toolkit_of(ctx)
-    if not may_ask_for_more(ctx) or await joins(kit, idempotency_key):
+    kit, raising = toolkit_of(ctx), raising_with_a_person(ctx)
+    if raising is None or await kit.delegations.knows(kit.subject.tenant, idempotency_key):
         return NewBudget()
     if resume:
         before = await kit.delegations.find(kit.subject.tenant, resume)
         want = _next_turn(kit.prices, before, budget_usd)
-        return NewBudget() if want is None else await ask_for_more(ctx, before.task.subject, want)
+        return NewBudget() if want is None else await ask_for_more(raising, before.task.subject, want)
+    if not task.strip():
+        return NewBudget()  # it will be refused
     models = (model or kit.default_model, *fallback_models)
     prompt = {"system": system, "messages": [{"role": "user", "content": f"{task}{context}"}]}
-    want = _first_turn(kit.prices, models, prompt, max_output_tokens, task)
-    return await ask_for_more(ctx, kit.subject.narrowed(subject), want)
-
-
-async def joins(kit: Toolkit, idempotency_key: str) -> bool:
-    """Say whether a call repeats one that went ahead."""
-    return bool(idempotency_key) and await kit.delegations.knows(kit.subject.tenant, idempotency_key)
+    most, least = _first_turn(kit.prices, models, prompt, max_output_tokens)
+    limit = most if budget_usd is None else budget_usd
+    want = Want(
+        who=f'A Claude sub-agent with the task "{beginning(task)}"',
+        action=_action(models[0]),
+        microcents=min(most, limit),
+        makes_do_with_microcents=min(most, least, limit),
+    )
+    return await ask_for_more(raising, kit.subject.narrowed(subject), want)
 
 
 def _first_turn(
-    prices: "PriceBook", models: Sequence[str], prompt: Mapping[str, Any], max_output_tokens: int, task: str
-) -> Want:
-    """Say what the first turn of a delegation needs at worst, and with what it makes do."""
+    prices: "PriceBook", models: Sequence[str], prompt: Mapping[str, Any], max_output_tokens: int
+) -> tuple[int, int]:
+    """Give what the first turn of a delegation needs at worst, and with what a short one makes do, in microcents."""
     from budget_tools.delegation.policy import MIN_OUTPUT_TOKENS  # here: with the prices, which few starts need
 
-    shortest, likely = min(MIN_OUTPUT_TOKENS, max_output_tokens), likely_input_tokens(prompt)
-    return Want(
-        who=f'A Claude sub-agent with the task "{beginning(task)}"',
-        action=_action(models[0]),
-        microcents=prices.worst_case(
-            models[0], input_tokens=most_input_tokens(prompt), max_output_tokens=max_output_tokens
-        ),
-        makes_do_with_microcents=min(
-            prices.worst_case(each, input_tokens=likely, max_output_tokens=shortest) for each in models
-        ),
+    most_tokens, likely_tokens = most_input_tokens(prompt), likely_input_tokens(prompt)
+    shortest = min(MIN_OUTPUT_TOKENS, max_output_tokens)
+    return (
+        prices.worst_case(models[0], input_tokens=most_tokens, max_output_tokens=max_output_tokens),
+        min(prices.worst_case(each, input_tokens=likely_tokens, max_output_tokens=shortest) for each in models),
     )
 
 
@@ -85,7 +83,7 @@ def _next_turn(prices: "PriceBook", before: "View", budget_microcents: int | Non
     from budget_tools.delegation.policy import LANDING_INPUT_TOKENS
 
     task = before.task
-    longest = max((_context_tokens(turn) for turn in before.turns), default=0)
+    longest = max((turn.prompt_tokens + turn.output_tokens for turn in before.turns), default=0)
     bound = prices.worst_case(
         task.model, input_tokens=longest + LANDING_INPUT_TOKENS, max_output_tokens=task.max_output_tokens
     )
@@ -96,12 +94,6 @@ def _next_turn(prices: "PriceBook", before: "View", budget_microcents: int | Non
         return None
     who = f"Delegation {before.id}, which its budget ended,"
     return Want(who=who, action=_action(task.model), microcents=bound)
-
-
-def _context_tokens(turn: TurnRecord) -> int:
-    """Count what the turn after this one reads again."""
-    prompt = turn.input_tokens + turn.cache_read_input_tokens + turn.cache_creation_input_tokens
-    return prompt + turn.output_tokens
 
 
 def _action(model: str) -> Mapping[str, str]:

@@ -16,7 +16,6 @@ from pydantic import BaseModel, Field, create_model
 from budget_tools.errors import InvalidArgumentError
 from budget_tools.money import format_usd, parse_usd
 from budget_tools.nesting import can_ask_a_person, parent_of
-from budget_tools.showing import printable
 from budget_tools.subjects import Subject
 from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
 
@@ -30,7 +29,7 @@ class Shortfall:
     allocated: int
     remaining: int
     raise_to: int
-    """The least allocation with which the call fits."""
+    """With so much allocated the whole of it fits, or as much of it as the most that is allowed bears."""
     period: str
     """How often it starts anew; ``none`` where it never does."""
 
@@ -40,12 +39,17 @@ class Want:
     """What somebody needs money for."""
 
     who: str
-    """Begins a sentence that a person reads."""
+    """Begins a sentence that a person reads; what others wrote is printable in it, and short."""
     action: Mapping[str, str]
     """Of the reservation (Cycles v0, Action)."""
     microcents: int
     makes_do_with_microcents: int | None = None
-    """With so much it goes on without asking; ``None`` where only the whole will do."""
+    """With so much, which is no more, it goes on without asking; ``None`` where only the whole will do."""
+
+    @property
+    def least_microcents(self) -> int:
+        """Nobody is asked while the budget bears so much."""
+        return self.microcents if self.makes_do_with_microcents is None else self.makes_do_with_microcents
 
 
 class Raising(Protocol):
@@ -55,7 +59,7 @@ class Raising(Protocol):
     def most_microcents(self) -> int:
         """Most that the whole budget may be raised to."""
 
-    async def shortfall(self, spender: Subject, want: "Want", idempotency_key: str = "") -> Shortfall | None:
+    async def shortfall(self, spender: Subject, want: Want, idempotency_key: str = "") -> Shortfall | None:
         """Say how much too small the budget is; ``None`` where raising it would not help, or not do.
 
         Args:
@@ -78,18 +82,15 @@ class NewBudget(BaseModel):
     raise_to_usd: str = ""
 
 
-def may_ask_for_more(ctx: ToolContext) -> bool:
-    """Say whether there is a budget that may be raised, and somebody to ask."""
-    return toolkit_of(ctx).raising is not None and not parent_of(ctx) and can_ask_a_person(ctx)
+def raising_with_a_person(ctx: ToolContext) -> Raising | None:
+    """Give the budget that a person may be asked to raise; ``None`` where there is none, or nobody to ask."""
+    return None if parent_of(ctx) or not can_ask_a_person(ctx) else toolkit_of(ctx).raising
 
 
 async def ask_for_more(
-    ctx: ToolContext, spender: Subject, want: Want, idempotency_key: str = ""
+    raising: Raising, spender: Subject, want: Want, idempotency_key: str = ""
 ) -> NewBudget | Elicit[NewBudget]:
     """Ask a person for a higher budget where this one would be the reason for a denial; nothing is changed yet."""
-    raising = toolkit_of(ctx).raising
-    if raising is None or not may_ask_for_more(ctx):
-        return NewBudget()
     short = await raising.shortfall(spender, want, idempotency_key)
     if short is None:
         return NewBudget()
@@ -97,7 +98,7 @@ async def ask_for_more(
     budget, left = format_usd(short.allocated), format_usd(max(short.remaining, 0))
     new_budget, most = format_usd(short.raise_to), format_usd(raising.most_microcents)
     return Elicit(
-        f"{printable(want.who)} needs ${format_usd(want.microcents)}, but of the budget of ${budget}{period} only "
+        f"{want.who} needs ${format_usd(want.microcents)}, but of the budget of ${budget}{period} only "
         f"${left} is left. Raise the budget to ${new_budget}{period}?",
         # A new model for each question: what a host does not fill in is what this question says.
         create_model(

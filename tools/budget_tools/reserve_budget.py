@@ -16,8 +16,9 @@ from budget_tools.cycles import body_of, denial_of, remaining, tightest
 from budget_tools.errors import InvalidArgumentError
 from budget_tools.ids import time_ordered_id
 from budget_tools.money import USD_MICROCENTS, Amount, Money, UsdMicrocents
-from budget_tools.raising import NewBudget, Want, ask_for_more, may_ask_for_more, raise_as_agreed
+from budget_tools.raising import NewBudget, Want, ask_for_more, raise_as_agreed, raising_with_a_person
 from budget_tools.registration import make_tool
+from budget_tools.showing import beginning
 from budget_tools.subjects import Subject, WhoseBudget
 from budget_tools.toolkit import ToolContext, Toolkit, toolkit_of
 
@@ -60,8 +61,8 @@ async def _ask_for_more(
     idempotency_key: str,
 ) -> NewBudget | Elicit[NewBudget]:
     """Have a person asked for a higher budget where this one does not bear the call."""
-    kit = toolkit_of(ctx)
-    if dry_run or not may_ask_for_more(ctx):
+    kit, raising = toolkit_of(ctx), raising_with_a_person(ctx)
+    if raising is None or dry_run:
         return NewBudget()
     priced = _amount(
         kit,
@@ -75,8 +76,8 @@ async def _ask_for_more(
     if priced.unit != USD_MICROCENTS:
         return NewBudget()
     action = _action(action_kind, action_name, model)
-    want = Want(who=f"A reservation for {action['name']}", action=action, microcents=priced.amount)
-    return await ask_for_more(ctx, kit.subject.narrowed(subject), want, idempotency_key)
+    want = Want(who=f"A reservation for {beginning(action['name'])}", action=action, microcents=priced.amount)
+    return await ask_for_more(raising, kit.subject.narrowed(subject), want, idempotency_key)
 
 
 def _action(kind: str, name: str, model: str) -> dict[str, str]:

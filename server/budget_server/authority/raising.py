@@ -29,19 +29,17 @@ class RootBudget:
 
     async def shortfall(self, spender: Subject, want: Want, idempotency_key: str = "") -> Shortfall | None:
         """Say how much too small it is; ``None`` where raising it would not help, or not do."""
-        amount = want.microcents
-        least = amount if want.makes_do_with_microcents is None else min(want.makes_do_with_microcents, amount)
         asked = {
             "idempotency_key": idempotency_key or time_ordered_id(),
             "subject": spender.wire(),
             "action": dict(want.action),
-            "estimate": {"unit": USD_MICROCENTS, "amount": least},
+            "estimate": {"unit": USD_MICROCENTS, "amount": want.least_microcents},
         }
         try:
             request = parse(DecideRequest, asked)
         except Refusal:
             return None  # the reservation itself will say what is wrong
-        return await self._ledger.run(lambda ledger: self._shortfall(ledger, request, amount))
+        return await self._ledger.run(lambda ledger: self._shortfall(ledger, request, want.microcents))
 
     def _shortfall(self, ledger: Ledger, request: DecideRequest, amount: int) -> Shortfall | None:
         if replay.is_answered(ledger.db, self._tenant, "reserve", request.idempotency_key):

@@ -51,7 +51,8 @@ async def _take(authority: EmbeddedAuthority, first: int, steps: Sequence[tuple[
     allocated = first
     for number, (amount, makes_do_with, named) in enumerate(steps):
         key = f"key-{number}"
-        want = Want(who="It", action=ACTION, microcents=amount, makes_do_with_microcents=makes_do_with)
+        least = None if makes_do_with is None else min(amount, makes_do_with)
+        want = Want(who="It", action=ACTION, microcents=amount, makes_do_with_microcents=least)
         short = await root.shortfall(SPENDER, want, key)
         if short is not None:
             assert short.allocated == allocated < short.raise_to <= MOST
@@ -60,9 +61,9 @@ async def _take(authority: EmbeddedAuthority, first: int, steps: Sequence[tuple[
             now = _allocated(authority)
             assert now == grown
             allocated = now
-        held = await _reserve(authority, amount if makes_do_with is None else min(amount, makes_do_with), key)
+        held = await _reserve(authority, want.least_microcents, key)
         if short is None:
-            assert held or _would_pass(authority, allocated, amount, makes_do_with)
+            assert held or _is_past_help(authority, allocated, want.least_microcents)
         elif named is None:
             assert held
         if held:
@@ -73,10 +74,9 @@ def _allocated(authority: EmbeddedAuthority) -> int:
     return authority.run(lambda ledger: all_budgets(ledger.db, "acme"))[0].allocated
 
 
-def _would_pass(authority: EmbeddedAuthority, allocated: int, amount: int, makes_do_with: int | None) -> bool:
-    """Whether raising the root budget as far as it may be would still not bear the call."""
+def _is_past_help(authority: EmbeddedAuthority, allocated: int, least: int) -> bool:
+    """Whether no budget that a person may grant would bear the call."""
     root, *below = authority.run(lambda ledger: all_budgets(ledger.db, "acme"))
-    least = amount if makes_do_with is None else min(amount, makes_do_with)
     return allocated - root.remaining + least > MOST or any(each.remaining < least for each in below)
 
 

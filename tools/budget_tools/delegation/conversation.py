@@ -103,8 +103,7 @@ class Conversation:
 
         Where the API did not say how long its prompt was, only counting again bounds the next one.
         """
-        prompt = record.input_tokens + record.cache_read_input_tokens + record.cache_creation_input_tokens
-        self._known_tokens = prompt + record.output_tokens if prompt else None
+        self._known_tokens = record.prompt_tokens + record.output_tokens if record.prompt_tokens else None
         self._known_messages = len(self._messages)
 
     def known_tokens(self, extra: Sequence[Message] = ()) -> int | None:

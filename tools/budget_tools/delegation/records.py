@@ -72,3 +72,8 @@ class TurnRecord(BaseModel):
     stop_reason: str = ""
     tool_calls: list[ToolCallRecord] = []
     request_id: str = ""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """All of its prompt, whether read from the cache, written to it or neither; 0 where that is not known."""
+        return self.input_tokens + self.cache_read_input_tokens + self.cache_creation_input_tokens

@@ -184,8 +184,8 @@ class DelegationRunner:
             raise
 
     async def knows(self, tenant: str, idempotency_key: str) -> bool:
-        """Say whether a call under this key would join a delegation, or repeat its answer."""
-        return await self._store.knows(tenant, idempotency_key)
+        """Say whether a call under this key, if it has one, would join a delegation, or repeat its answer."""
+        return bool(idempotency_key) and await self._store.knows(tenant, idempotency_key)
 
     async def find(self, tenant: str, delegation_id: str, *, parent_id: str = "") -> View:
         """Give a delegation as it stands, whichever process runs it or ran it.
