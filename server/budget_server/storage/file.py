@@ -20,6 +20,7 @@ import apsw
 
 from budget_server.storage import replacing
 from budget_server.storage.flushing import flush
+from budget_server.storage.placement import Placement
 from budget_server.storage.schema import FileKind
 from budget_server.storage.turnstile import Turnstile
 from budget_tools.errors import ConfigurationError, StorageUnavailableError
@@ -159,7 +160,8 @@ class DurableFile(Generic[ViewT]):
                 flush(self.path.parent)
         self._turnstile.note_guarded()
         self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
-        self._identity = self._identify()
+        # The log stays the same for as long as anybody has it open.
+        self._placement = Placement([self.path, self.path.with_name(f"{self.path.name}-wal")])
 
     def _check_nothing_lost(self) -> None:
         """Refuse a file that has been further than it is: SQLite drops the tail of a damaged log without a word.
@@ -174,22 +176,13 @@ class DurableFile(Generic[ViewT]):
                 f"{self.path}.lock."
             )
 
-    def _identify(self) -> tuple[tuple[int, int], ...]:
-        """Say which files stand at our paths; the log stays the same for as long as anybody has it open."""
-        found = (os.stat(self.path), os.stat(f"{self.path}-wal"))  # noqa: PTH116 - a Path each time is half the cost
-        return tuple((each.st_dev, each.st_ino) for each in found)
-
     def _require_in_place(self) -> None:
         """Refuse to write into files that nobody will find again.
 
         Raises:
             StorageUnavailableError: one of them was deleted or replaced; nothing was written.
         """
-        try:
-            is_in_place = self._identify() == self._identity
-        except OSError:
-            is_in_place = False
-        if not is_in_place:
+        if not self._placement.is_kept():
             raise StorageUnavailableError(
                 f"{self} was deleted or replaced while it was in use, or its log was: stop all servers of this data "
                 "directory, put it back, and start again."
@@ -335,8 +328,8 @@ def _make_private(path: Path, noun: str) -> tuple[Path, bool]:
 
     Returns:
         The path as SQLite is to open it, and whether the file was made now. A link to the directory is followed once,
-        here; a link in the file's own place is refused: the locks beside it would not be those of the file it leads
-        to.
+        here; a link in the file's own place, or to the file from elsewhere, is refused: the locks beside one name
+        would not be those beside the other.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -347,6 +340,11 @@ def _make_private(path: Path, noun: str) -> tuple[Path, bool]:
     except FileExistsError:
         if not path.parent.is_dir():
             raise ConfigurationError(f"{path.parent} is not a directory: set BUDGET_DATA_DIR to one.") from None
+        if path.is_file() and path.stat().st_nlink > 1:
+            raise ConfigurationError(
+                f"The {noun} {path} has another name as well (a hard link), which has locks and a log of its own: "
+                "delete that name; `find / -samefile` finds it."
+            ) from None
         return path, False
     except OSError as exc:
         raise ConfigurationError(

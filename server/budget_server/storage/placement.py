@@ -1,0 +1,63 @@
+"""Whether the files that are open here are those that others find by their names.
+
+To look at a file that was just written is not free: a kernel that keeps fine times (Linux since 6.13) gives it a new
+one at its next write, and the flush has to write that as well, which made a transaction a fifth longer. So it is their
+directory that is looked at, which changes whenever a name in it does, and the files themselves only after that.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+SETTLING_SECONDS = 2.0
+"""Within so long, coarse clocks of file systems may give two changes of a directory the same time."""
+
+_Identity = tuple[tuple[int, int], ...]
+
+
+class Placement:
+    """Remembers which files stood at some paths of one directory.
+
+    Args:
+        paths: of the files; all must be there.
+        clock: gives seconds that never run backwards.
+
+    Raises:
+        OSError: one cannot be looked at.
+    """
+
+    def __init__(self, paths: Sequence[Path], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._paths = [str(path) for path in paths]  # a Path each time is half the cost
+        self._directory = str(paths[0].parent)
+        self._clock = clock
+        self._identity = self._identify()
+        self._stamp: tuple[int, ...] = ()
+        self._stamped_at = 0.0
+        self._is_settled = False
+
+    def is_kept(self) -> bool:
+        """Say whether the same files still stand there."""
+        now = self._clock()
+        try:
+            stamp = _stamp(self._directory)
+            if stamp == self._stamp and self._is_settled:
+                return True
+            if stamp != self._stamp:
+                self._stamp, self._stamped_at = stamp, now
+            # After the stamp was taken: what changes from here on shows in the stamp, or is looked at again.
+            is_kept = self._identify() == self._identity
+        except OSError:
+            is_kept = False
+        self._is_settled = is_kept and now - self._stamped_at > SETTLING_SECONDS
+        return is_kept
+
+    def _identify(self) -> _Identity:
+        found = map(os.stat, self._paths)
+        return tuple((each.st_dev, each.st_ino) for each in found)
+
+
+def _stamp(directory: str) -> tuple[int, ...]:
+    """Give what changes with every name in a directory; the second time of it cannot be set back by programs."""
+    found = os.stat(directory)  # noqa: PTH116 - a Path each time is half the cost
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
