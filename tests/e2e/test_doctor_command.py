@@ -180,6 +180,15 @@ def test_a_data_directory_that_others_can_look_into_is_a_warning(environment: En
     assert doctor(environment).says("warning", f"chmod 700 {data(environment)}")
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root may give a directory away")
+def test_a_data_directory_of_another_user_is_warned_of(environment: Environment) -> None:
+    """Its owner may put other files in the place of ours, whatever their modes."""
+    data(environment).mkdir(mode=0o700)
+    os.chown(data(environment), 12_345, -1)
+
+    assert doctor(environment).says("warning", "belongs to another user (12345)", "of your own")
+
+
 def test_a_data_directory_that_is_synchronised_is_a_warning(environment: Environment, tmp_path: Path) -> None:
     """A ledger that is copied while it is written is torn."""
     environment["BUDGET_DATA_DIR"] = str(tmp_path / "Dropbox" / "budget")

@@ -63,6 +63,19 @@ def test_a_link_in_the_place_of_a_file_is_refused_and_what_it_leads_to_is_untouc
     assert victim.read_bytes() == b""
 
 
+def test_a_file_with_a_second_name_is_refused(tmp_path: Path, environment: Environment) -> None:
+    """Beside its other name there would be other locks and another log, and one file under two logs is lost."""
+    assert run_program(environment, "budget", "show").returncode == 0
+    ledger = tmp_path / "data" / "ledger.sqlite3"
+    ledger.with_name("other").hardlink_to(ledger)
+
+    said = complaint_of(environment, "budget", "show")
+
+    assert said.startswith(f"The budget ledger {ledger} has another name as well (a hard link)")
+    ledger.with_name("other").unlink()
+    assert run_program(environment, "budget", "show").returncode == 0
+
+
 @pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../outside", "..%2foutside"])
 def test_no_id_leads_to_a_file(tmp_path: Path, environment: Environment, path: str) -> None:
     """Ids come from models: they are looked up, never made into a path."""

@@ -21,6 +21,7 @@ PACKAGES = ("mcp", "anthropic", "runcycles", "genai-prices", "pydantic")
 
 _NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre"})
 _NETWORK_MOUNTS = ("fuse.sshfs", "fuse.rclone", "fuse.glusterfs", "fuse.s3fs")
+_ROOT = 0
 _SYNCHRONISED = ("dropbox", "onedrive", "google drive", "googledrive", "mobile documents", "nextcloud")
 
 
@@ -67,10 +68,17 @@ def data_directory(settings: Settings) -> Iterator[Finding]:
 
 def _seclusion(directory: Path) -> Iterator[Finding]:
     is_well = True
-    # Windows has no modes; what it answers here says nothing.
-    if os.name == "posix" and directory.stat().st_mode & 0o077:
+    status = directory.stat()
+    # Windows has neither modes nor owners; what it answers here says nothing.
+    if os.name == "posix" and status.st_mode & 0o077:
         is_well = False
         yield warning(f"Others on this machine may look into {directory}: chmod 700 {directory}")
+    if os.name == "posix" and status.st_uid not in (os.geteuid(), _ROOT):
+        is_well = False
+        yield warning(
+            f"The data directory {directory} belongs to another user ({status.st_uid}), who may put other files in the "
+            "place of yours: set BUDGET_DATA_DIR to a directory of your own."
+        )
     if file_system := _network_file_system(directory.resolve()):
         is_well = False
         yield warning(

@@ -213,6 +213,21 @@ async def test_time_is_remembered_by_the_file(tmp_path: Path) -> None:
         assert authority.sql("SELECT now_ms FROM clock") == [(NOON_MS,)]
 
 
+@pytest.mark.anyio
+async def test_time_that_was_only_read_is_not_taken_back_either(tmp_path: Path) -> None:
+    """What a process has said of leases at one moment holds afterwards, though that moment wrote nothing down."""
+    clock = Clock()
+    with opened(tmp_path / "ledger.db", clock) as authority:
+        authority.set_budget(ROOT, 10)
+        clock.now_ms += 3_600_000
+        await authority.balances(tenant="acme")
+
+        clock.now_ms -= 3_600_000
+        body = body_of(await authority.reserve(1, ttl_ms=1_000))
+
+        assert body["expires_at_ms"] == NOON_MS + 3_601_000
+
+
 def test_two_stores_of_one_process_share_one_file(tmp_path: Path) -> None:
     """Each sees what the other wrote; closing one takes no lock from the other."""
     path = tmp_path / "ledger.db"
