@@ -18,8 +18,9 @@ hosts: $(VENV)/.dev $(VENV)/hosts/.ready
 
 # Many minutes: processes on one ledger, and servers with delegations, killed at thousands of points; and power failures.
 crash: $(VENV)/.dev
-	CRASH_POINTS=10000 POWER_IMAGES=10000 CAMPAIGN_KILLS=200 $(BIN)/python -m pytest -s \
-		tests/campaigns/test_crash.py tests/campaigns/test_power_loss.py tests/campaigns/test_killed_anywhere.py
+	CRASH_POINTS=10000 POWER_IMAGES=10000 CAMPAIGN_KILLS=200 SERVER_KILLS=600 $(BIN)/python -m pytest -s \
+		tests/campaigns/test_crash.py tests/campaigns/test_power_loss.py tests/campaigns/test_killed_anywhere.py \
+		tests/faults/test_killed_servers.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -21,6 +21,10 @@ ALLOCATED = 100_000_000
 Environment = dict[str, str]
 
 
+class GoneError(Exception):
+    """A server process ended before it answered, or before it could be asked."""
+
+
 class Person:
     """Answers what a host asks (an elicitation callback), each time the next of its answers, the last one for ever.
 

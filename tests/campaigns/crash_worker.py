@@ -22,8 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-import apsw
-
 from budget_server.authority.audit import audit
 from budget_server.authority.budgets import allocate, set_period
 from budget_server.authority.ledger import Ledger
@@ -39,6 +37,7 @@ from budget_server.authority.requests import (
 )
 from budget_server.authority.store import LedgerStore
 from contract.harness import LEAF, NOON_MS, ROOT
+from faults.places import IN_THE_LEDGER, die_at
 
 PROCESSES = 4
 OPERATIONS = 12
@@ -52,12 +51,11 @@ NEW_DAY_EVERY = 5
 AUDIT_EVERY = 50
 """Rounds between two proofs of the whole file; what a round did is looked at in each."""
 
-WAL_PAGES = 1_000
 UNIT, TENANT = "TOKENS", "acme"
 SPENDER = {"tenant": TENANT, "agent": "bot"}
 ACTION = {"kind": "llm.completion", "name": "claude"}
 
-KINDS = ("signal", "before a commit", "after a commit", "at a step")
+KINDS = ("signal", *IN_THE_LEDGER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,34 +101,6 @@ _SEND = {"reserve": _reserve, "commit": _commit, "release": _release, "extend": 
 
 
 # -- a process that is killed ---------------------------------------------------------------------------------------
-
-
-def arm(kind: str, after: int) -> None:
-    """Kill this process at a place of its next connection's work."""
-    left = after
-
-    def count() -> bool:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return False
-
-    def committed(db: apsw.Connection, _: str, pages: int) -> int:
-        count()
-        if pages >= WAL_PAGES:  # as SQLite itself does where nobody listens
-            db.wal_checkpoint()
-        return apsw.SQLITE_OK
-
-    def on(db: apsw.Connection) -> None:
-        if kind == "before a commit":
-            db.set_commit_hook(count)
-        elif kind == "after a commit":
-            db.set_wal_hook(committed)
-        elif kind == "at a step":
-            db.set_progress_handler(count, 1)
-
-    apsw.connection_hooks.append(on)
 
 
 def live(path: Path, now_ms: int, name: str, rng: random.Random, pipe: int) -> NoReturn:
@@ -205,7 +175,7 @@ def play_round(path: Path, books: Books, number: int, rng: random.Random, now_ms
         if pid == 0:
             os.close(reader)
             if kind != "signal":
-                arm(kind, after)
+                die_at(kind, after)
             live(path, now_ms, f"{number}-{process}", random.Random(seed), writer)  # noqa: S311 - no secret
         os.close(writer)
         pids.append((pid, reader, kind, delay_seconds))

@@ -13,14 +13,10 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from hosting import Environment
+from hosting import Environment, GoneError
 
 PATIENCE_SECONDS = 60
 """Longest wait for anything; whatever takes longer hangs."""
-
-
-class GoneError(Exception):
-    """The process ended before it answered."""
 
 
 class Host:

@@ -17,8 +17,8 @@ from budget_server.demo.scripted_claude import Answer, ScriptedClaude, ToolCall,
 from budget_tools.delegation.spending import HOLD_MS
 from budget_tools.money import parse_usd
 from campaigns.books import Books, look
-from campaigns.hosts import PATIENCE_SECONDS, GoneError, Host, environment_of, hosted, settled
-from hosting import Environment, run_program
+from campaigns.hosts import PATIENCE_SECONDS, Host, environment_of, hosted, settled
+from hosting import Environment, GoneError, run_program
 from tools.delegation.harness import servers_file, shed
 
 pytestmark = pytest.mark.anyio

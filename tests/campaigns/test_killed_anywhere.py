@@ -21,8 +21,8 @@ import pytest
 from budget_server.demo.scripted_claude import Answer, Failure, ReceivedRequest, ScriptedClaude, ToolCall, Turn
 from budget_tools.delegation.spending import HOLD_MS
 from campaigns.books import Books, check_kept, check_not_asked_again, look
-from campaigns.hosts import GoneError, Host, delivered, environment_of, hosted, settled
-from hosting import Environment, run_program
+from campaigns.hosts import Host, delivered, environment_of, hosted, settled
+from hosting import Environment, GoneError, run_program
 from tools.delegation.harness import servers_file, shed
 
 pytestmark = pytest.mark.anyio

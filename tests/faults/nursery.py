@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+
+from hosting import GoneError
 
 WORKER = Path(__file__).with_name("worker.py")
 IMPATIENT_SECONDS = 0.5
@@ -28,7 +31,7 @@ NO_CONSTANTS: Mapping[str, object] = MappingProxyType({})
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """Where a process stops: it is killed there, or waits to be told to go on."""
+    """Where a process stops: it is killed there, or waits to be told to go on; at a place of ``places.py`` it dies."""
 
     name: str
     nth: int = 1
@@ -46,9 +49,11 @@ class Nursery:
     """The process that server processes are forked from; one for all tests."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
-            self._process = subprocess.Popen([sys.executable, str(WORKER)], stdin=theirs.fileno())
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+            self._process = subprocess.Popen([sys.executable, str(WORKER)], stdin=theirs.fileno(), env=environment)
 
     def close(self) -> None:
         """End it."""
@@ -102,8 +107,9 @@ class Nursery:
         return int(exit_code)
 
     def _ask(self, order: Mapping[str, Any], fds: list[int]) -> dict[str, Any]:
-        socket.send_fds(self._channel, [json.dumps(order).encode()], fds)
-        answer: dict[str, Any] = json.loads(self._channel.recv(1 << 16))
+        with self._lock:  # threads wait for the ends of servers
+            socket.send_fds(self._channel, [json.dumps(order).encode()], fds)
+            answer: dict[str, Any] = json.loads(self._channel.recv(1 << 16))
         return answer
 
 
@@ -123,6 +129,11 @@ class Host:
         self._next_id = 0
         self._exit_code: int | None = None
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the server has closed its output, as its end does."""
+        return self._lines is not None and self._lines.at_eof()
+
     def begin(self, tool: str, **arguments: object) -> int:
         """Call a tool without waiting for its answer, and give the call's id."""
         if not self._next_id:
@@ -133,18 +144,23 @@ class Host:
 
     async def answer(self, call_id: int) -> dict[str, Any]:
         """Wait for a call, which must succeed, and give its structured result."""
-        result = await self._result(call_id)
+        result = await self.result(call_id)
         assert not result.get("isError"), result["content"]
         structured: dict[str, Any] = result["structuredContent"]
         return structured
 
     async def refusal(self, call_id: int) -> str:
         """Wait for a call, which must fail, and give its sentence."""
-        result = await self._result(call_id)
+        result = await self.result(call_id)
         assert result.get("isError"), result
         return str(result["content"][0]["text"])
 
-    async def _result(self, call_id: int) -> dict[str, Any]:
+    async def result(self, call_id: int) -> dict[str, Any]:
+        """Wait for a call, and give its result, whether or not it succeeded.
+
+        Raises:
+            GoneError: the server ended first.
+        """
         with anyio.fail_after(PATIENCE_SECONDS):
             while call_id not in self._answers:
                 message = json.loads(await self._line())
@@ -215,7 +231,8 @@ class Host:
                 lambda: asyncio.StreamReaderProtocol(lines), self._output
             )
         line = await self._lines.readline()
-        assert line, "the server ended"
+        if not line:
+            raise GoneError
         return line
 
     def _send(self, method: str, **params: object) -> int:
@@ -224,4 +241,7 @@ class Host:
         return self._next_id
 
     def _write(self, message: Mapping[str, object]) -> None:
-        os.write(self._to, json.dumps(message).encode() + b"\n")
+        try:
+            os.write(self._to, json.dumps(message).encode() + b"\n")
+        except BrokenPipeError:
+            raise GoneError from None

@@ -162,6 +162,10 @@ class FaultProxy(Port):
         """Let the next requests of this kind come to grief."""
         self._mishaps.setdefault(operation, deque()).extend([mishap] * times)
 
+    def behave(self) -> None:
+        """Let no request come to grief any more."""
+        self._mishaps.clear()
+
     def gather(self, operation: Operation, count: int) -> None:
         """Hold the requests of this kind back until so many have arrived, then let all of them pass."""
         self._gatherings[operation] = _Gathering(count)

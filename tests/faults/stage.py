@@ -106,7 +106,7 @@ class Stage:
         self.claude = claude
         self.data_directory = directory / "data"
         self._directory = directory
-        self._tenant = tenant
+        self.tenant = tenant
         self._ledger_path = ledger_path
         self._environment = dict(environment)
         self._nursery = nursery
@@ -160,7 +160,7 @@ class Stage:
 
     async def ids(self) -> list[str]:
         """The ids of all delegations of this stage."""
-        return [each.delegation_id for each in await kept(self.data_directory, self._tenant)]
+        return [each.delegation_id for each in await kept(self.data_directory, self.tenant)]
 
     async def settled(self, host: Host) -> dict[str, Any]:
         """Wait until the one delegation has stopped, as a process that did not run it says."""
@@ -171,7 +171,7 @@ class Stage:
     def balance(self) -> dict[str, int]:
         """The budget, from the ledger's file."""
         with opened(self._ledger_path) as store:
-            (row,) = store.run(lambda ledger: balances(ledger.db, self._tenant, {"tenant": self._tenant})).body[
+            (row,) = store.run(lambda ledger: balances(ledger.db, self.tenant, {"tenant": self.tenant})).body[
                 "balances"
             ]
         return amounts(row)
@@ -181,7 +181,7 @@ class Stage:
         query = {"sort_by": "reservation_id", "sort_dir": "asc", "include": "committed_metadata"}
         with opened(self._ledger_path) as store:
             rows: list[dict[str, Any]] = store.run(
-                lambda ledger: list_reservations(ledger.db, self._tenant, query)
+                lambda ledger: list_reservations(ledger.db, self.tenant, query)
             ).body["reservations"]
         return rows
 
@@ -193,8 +193,22 @@ class Stage:
         """The charges that were booked without a reservation."""
         query = "SELECT charged FROM events WHERE tenant = ? ORDER BY event_id"
         with opened(self._ledger_path) as store:
-            rows = store.run(lambda ledger: ledger.db.execute(query, (self._tenant,)).fetchall())
+            rows = store.run(lambda ledger: ledger.db.execute(query, (self.tenant,)).fetchall())
         return [int(str(charged)) for (charged,) in rows]
+
+    def settlements(self) -> dict[str, tuple[str, int]]:
+        """The state of every reservation, and what it was charged."""
+        query = "SELECT reservation_id, state, coalesce(charged, 0) FROM reservations WHERE tenant = ?"
+        with opened(self._ledger_path) as store:
+            rows = store.run(lambda ledger: ledger.db.execute(query, (self.tenant,)).fetchall())
+        return {str(each): (str(state), int(str(charged))) for each, state, charged in rows}
+
+    def spent_in_all_periods(self) -> int:
+        """What the tenant's budget was ever charged."""
+        query = "SELECT coalesce(sum(spent), 0) FROM ended_periods WHERE scope = ?"
+        with opened(self._ledger_path) as store:
+            ended = store.run(lambda ledger: ledger.db.execute(query, (f"tenant:{self.tenant}",)).get)
+        return int(str(ended)) + self.balance()["spent"]
 
     def let_leases_run_out(self) -> None:
         """Let more time pass for the ledger than any lease lasts."""
@@ -222,13 +236,11 @@ class Stage:
         with opened(self._ledger_path) as store:
             _, secret = store.run(
                 lambda ledger: keys.create(
-                    ledger.db, tenant=self._tenant, name="", now_ms=ledger.now_ms, expires_at_ms=None
+                    ledger.db, tenant=self.tenant, name="", now_ms=ledger.now_ms, expires_at_ms=None
                 )
             )
             known = store.run(lambda ledger: keys.all_keys(ledger.db))
-            (key_id,) = {
-                key.key_id for key in known if key.tenant == self._tenant and not secret.startswith(key.prefix)
-            }
+            (key_id,) = {key.key_id for key in known if key.tenant == self.tenant and not secret.startswith(key.prefix)}
             store.run(lambda ledger: keys.revoke(ledger.db, key_id, ledger.now_ms))
         self._environment["CYCLES_API_KEY"] = secret
         return old

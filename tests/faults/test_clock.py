@@ -1,7 +1,5 @@
 """Wall clocks that are set, or stand still, while money is held: by people, by a network, by a machine that slept."""
 
-import json
-import time
 from pathlib import Path
 
 import anyio
@@ -13,6 +11,7 @@ from budget_server.services import LEDGER_FILE
 from faults.conftest import SetStage
 from faults.stage import ALLOCATED, Kind, Stage, opened
 from faults.test_table import check_books, held
+from faults.wall_clock import WallClock
 
 pytestmark = pytest.mark.anyio
 
@@ -27,22 +26,6 @@ JUMPS = pytest.mark.parametrize(
     [HOUR_SECONDS, -HOUR_SECONDS, 50 * YEAR_SECONDS, None],
     ids=["an hour ahead", "an hour back", "fifty years ahead", "frozen"],
 )
-
-
-class WallClock:
-    """The wall clock of the processes that are started with it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / "clock.json"
-        self.jump(0)
-
-    def jump(self, seconds: float | None) -> None:
-        """Set it so far ahead of the right time, or have it stand still."""
-        frozen_at_ns = time.time_ns() if seconds is None else None
-        text = json.dumps({"ahead_ns": int((seconds or 0) * 10**9), "frozen_at_ns": frozen_at_ns})
-        whole = self.path.with_suffix(".new")
-        whole.write_text(text, encoding="utf-8")
-        whole.replace(self.path)
 
 
 @pytest.fixture

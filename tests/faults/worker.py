@@ -2,7 +2,7 @@
 
 A start then costs milliseconds instead of a second, and yet each is a process of its own that runs the real server on
 its own standard input and output, and that a real SIGKILL ends. An order may name one *point* in the life of a turn, at
-which that process kills itself, or waits until it is told to go on.
+which that process kills itself or waits until it is told to go on, or one *place* in its machine (``places.py``).
 
 Run by ``nursery.py`` with one end of a socket as standard input; orders and answers are JSON, descriptors ride along.
 """
@@ -22,6 +22,8 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
+
+from faults.places import PLACES, die_at
 
 STDIO = 3
 REACHED, GO_ON = 3, 4
@@ -114,7 +116,9 @@ def _live(order: Mapping[str, Any], fds: Sequence[int]) -> None:
         _be_impatient(order["patience_seconds"])
         if order["clock"]:
             _tell_time_by(order["clock"])
-        if order["point"]:
+        if order["point"] in PLACES:
+            die_at(order["point"], order["nth"])
+        elif order["point"]:
             _stop_at(order["point"], order["nth"], _killing() if order["kills"] else _pausing(fds[REACHED], fds[GO_ON]))
         sys.argv = ["cycles-budget-mcp"]
         from budget_server.__main__ import main as serve
