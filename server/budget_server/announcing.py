@@ -55,6 +55,8 @@ class Announcer(InMemorySubscriptionBus):
 
         The answer is made already: a host that gives up now must not stop it, nor may one that reads slowly.
         """
+        if not self._listeners and not self._subscribed:  # to publish is a turn of the event loop for each resource
+            return
         if result.structured_content is None or result.structured_content.get("decision") == "DENY":
             return
         ids = {**arguments, **result.structured_content}

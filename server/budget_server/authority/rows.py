@@ -1,6 +1,6 @@
 """Rows of budgets and reservations, between the tables and the objects that the rules work on."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -12,17 +12,16 @@ from budget_server.authority.refusals import Refusal
 from budget_server.authority.reservation import Reservation
 
 
-def find_budgets(db: apsw.Connection, scopes: Iterable[str], unit: str) -> list[Budget]:
+def find_budgets(db: apsw.Connection, scopes: Sequence[str], unit: str) -> list[Budget]:
     """Load the budgets that the scopes have in a unit, in the scopes' order; scopes without one are skipped."""
-    budgets: list[Budget] = []
-    for scope in scopes:
-        row = db.execute(
-            f"SELECT {balance.COLUMNS} FROM budgets WHERE scope = ? AND unit = ?",  # noqa: S608 - constants
-            (scope, unit),
-        ).fetchone()
-        if row is not None:
-            budgets.append(Budget(*row))
-    return budgets
+    found = {row[0]: row for row in db.execute(_select_budgets(len(scopes)), (unit, *scopes))}
+    return [Budget(*found[scope]) for scope in scopes if scope in found]
+
+
+@cache
+def _select_budgets(number: int) -> str:
+    places = ", ".join("?" * number)
+    return f"SELECT {balance.COLUMNS} FROM budgets WHERE unit = ? AND scope IN ({places})"  # noqa: S608 - constants
 
 
 def require_budget(db: apsw.Connection, budgets: Sequence[Budget], scopes: Sequence[str], unit: str) -> None:
