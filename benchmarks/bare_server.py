@@ -1,8 +1,8 @@
 """What ours is measured against: the smallest useful server of the bare SDK, with one tool that does nothing.
 
-Given an address, the tool first posts what a reservation is asked for with, on one connection that is kept, and reads
-the answer: through a socket, since no client library can be faster; or, asked for ``httpx``, through the library that
-``runcycles`` is made of.
+Given the path of a bare ledger, the tool first reserves by one bare transaction. Given an address, it first posts what
+a reservation is asked for with, on one connection that is kept, and reads the answer: through a socket, since no client
+library can be faster; or, asked for ``httpx``, through the library that ``runcycles`` is made of.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from mcp.server.mcpserver import MCPServer
@@ -69,29 +70,47 @@ def httpx_post(base_url: str) -> Callable[[], Awaitable[None]]:
     return post
 
 
-async def no_post() -> None:
-    """Post nothing."""
+def bare_transaction(path: str) -> Callable[[], Awaitable[None]]:
+    """Give what reserves in a bare ledger."""
+    from uuid import uuid4  # all of these here: the smallest server stays small
+
+    from benchmarks.bare_ledger import BareLedger
+
+    from budget_tools.ids import time_ordered_id
+
+    ledger = BareLedger(Path(path))
+
+    async def reserve() -> None:
+        ledger.reserve(time_ordered_id(), uuid4().hex)
+
+    return reserve
 
 
-def chosen_post(arguments: list[str]) -> Callable[[], Awaitable[None]]:
+async def nothing() -> None:
+    """Do nothing."""
+
+
+def chosen_work(arguments: list[str]) -> Callable[[], Awaitable[None]]:
     """Read the command line."""
     match arguments:
+        case ["ledger", path]:
+            return bare_transaction(path)
         case [base_url, "httpx"]:
             return httpx_post(base_url)
         case [base_url]:
             return Poster(base_url).post
         case _:
-            return no_post
+            return nothing
 
 
 server = MCPServer("bare", log_level="WARNING")
-post = chosen_post(sys.argv[1:])
+work = chosen_work(sys.argv[1:])
 
 
 @server.tool()
 async def do_nothing() -> Done:
     """Do nothing, and say so."""
-    await post()
+    await work()
     return Done(is_done=True, what="nothing")
 
 

@@ -1,7 +1,8 @@
 """Reserves through the HTTP face, many clients at once, beside a fixed answer of the same web server.
 
 The face is ``cycles-budget-mcp authority``, a process of its own over a durable ledger; beside it stands a Starlette
-route that answers the same at once (``fixed_answer.py``). The clients write and read on sockets that are kept.
+route that answers the same at once (``fixed_answer.py``), and one that makes a bare transaction of each request. The
+clients write and read on sockets that are kept.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from anyio import to_thread
+from benchmarks.bare_ledger import make_bare_ledger
 from benchmarks.embedded import TENANT, intent, new_key, provision
 from benchmarks.harness import CAVEATS, Comparison, Growth, Report, Run, Series, Times, measure_rounds, run
 
@@ -25,6 +27,7 @@ from budget_server.services import LEDGER_FILE
 
 CLIENTS = 50
 OURS, BARE = f"reserve over HTTP, {CLIENTS} clients", f"fixed answer, {CLIENTS} clients"
+BARE_LEDGER = f"fixed answer and a bare transaction, {CLIENTS} clients"
 ROUNDS, QUICK_ROUNDS, REQUESTS = 20, 5, 1_000
 START_SECONDS = 30
 
@@ -51,7 +54,13 @@ class Caller:
 
 async def measure(given: Run) -> Report:
     """Let all clients ask both in turns, then ours ever more often."""
-    async with _face(given.directory / "data") as ours_callers, _fixed(given.directory) as bare_callers:
+    bare_ledger = given.directory / "bare.db"
+    await make_bare_ledger(bare_ledger)
+    async with (
+        _face(given.directory / "data") as ours_callers,
+        _fixed(given.directory / "fixed.log") as bare_callers,
+        _fixed(given.directory / "ledger.log", str(bare_ledger)) as ledger_callers,
+    ):
 
         async def ours() -> Times:
             return {OURS: [await _seconds_each(ours_callers, REQUESTS)]}
@@ -59,15 +68,25 @@ async def measure(given: Run) -> Report:
         async def bare() -> Times:
             return {BARE: [await _seconds_each(bare_callers, REQUESTS)]}
 
+        async def with_ledger() -> Times:
+            return {BARE_LEDGER: [await _seconds_each(ledger_callers, REQUESTS)]}
+
         series = await measure_rounds(
-            (bare, ours), rounds=QUICK_ROUNDS if given.is_quick else ROUNDS, warm_up_rounds=1, limit_seconds=60
+            (bare, ours, with_ledger),
+            rounds=QUICK_ROUNDS if given.is_quick else ROUNDS,
+            warm_up_rounds=1,
+            limit_seconds=60,
         )
         points: dict[int, Series] = {}
         for size in given.sizes(CLIENTS):
             points[size] = Series(name=OURS, rounds=((await _seconds_each(ours_callers, size),),))
     return Report(
         title="The HTTP face, beside a fixed answer of the same web server",
-        comparisons=(Comparison(work=OURS, ours=series[OURS], baseline=series[BARE], target_ratio=1 / 0.6),),
+        comparisons=(
+            Comparison(work=OURS, ours=series[OURS], baseline=series[BARE], target_ratio=1 / 0.6),
+            Comparison(work=BARE_LEDGER, ours=series[BARE_LEDGER], baseline=series[BARE]),
+            Comparison(work=OURS, ours=series[OURS], baseline=series[BARE_LEDGER]),
+        ),
         growth=(Growth(work=OURS, of="requests of all together", points=points),),
         facts={},
         caveats=f"{CAVEATS} Shown is the time of all requests over their number; a target of 1.67 is 0.6 of the rate. "
@@ -104,22 +123,27 @@ async def _face(directory: Path) -> AsyncIterator[list[Caller]]:
 
 
 @asynccontextmanager
-async def _fixed(directory: Path) -> AsyncIterator[list[Caller]]:
-    script = str(Path(__file__).with_name("fixed_answer.py"))
-    async with _served([sys.executable, script], dict(os.environ), "none", directory / "log") as callers:
+async def _fixed(log: Path, *arguments: str) -> AsyncIterator[list[Caller]]:
+    async with _served(
+        [sys.executable, "-m", "benchmarks.fixed_answer"], dict(os.environ), "none", log, *arguments
+    ) as callers:
         yield callers
 
 
 @asynccontextmanager
-async def _served(command: list[str], environment: dict[str, str], key: str, log: Path) -> AsyncIterator[list[Caller]]:
-    """Run a server on a free port, and connect all clients."""
+async def _served(
+    command: list[str], environment: dict[str, str], key: str, log: Path, *arguments: str
+) -> AsyncIterator[list[Caller]]:
+    """Run a server on a free port, which follows the command, and connect all clients."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
 
     def start() -> "tuple[subprocess.Popen[bytes], IO[bytes]]":
         output = log.open("wb")
-        return subprocess.Popen([*command, str(port)], env=environment, stdout=output, stderr=output), output
+        return subprocess.Popen(
+            [*command, str(port), *arguments], env=environment, stdout=output, stderr=output
+        ), output
 
     process, output = await to_thread.run_sync(start)
     try:
