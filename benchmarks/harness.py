@@ -34,8 +34,8 @@ import anyio
 PAGE_HEADING = """\
 # Benchmarks
 
-`make bench` writes this page. Each section is written by the command that stands in it: run it to compare on your
-machine.
+`make bench` writes this page, but for *Where a target is missed*. Each section is written by the command that stands in
+it: run it to compare on your machine.
 """
 
 CAVEATS = (

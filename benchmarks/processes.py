@@ -71,8 +71,9 @@ class Crowd:
             answered: dict[str, Any] = json.loads(line)
             self.statuses.update(answered["statuses"])
             self.grants_of_process[number] += answered["statuses"].get("200", 0)
-            self.seconds += answered["seconds"]
-            self._held_seconds += answered["held_seconds"]
+            if self.pieces:  # the first one warms up
+                self.seconds += answered["seconds"]
+                self._held_seconds += answered["held_seconds"]
         self.pieces += 1
         self.exact_pieces += self.granted - granted_before == self.tries // 2
         return {self.name: [seconds_each]}

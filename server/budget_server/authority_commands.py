@@ -1,5 +1,6 @@
 """The commands of the HTTP face: ``cycles-budget-mcp authority`` serves it, ``authority key …`` says who may use it."""
 
+import gc
 import socket
 from typing import Annotated
 
@@ -105,6 +106,7 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     typer.echo(f"Cycles authority on {base_url(listener)} over {settings.budget_data_dir}", err=True)
     if not is_loopback(listener):
         typer.echo("Other machines can reach it, and there is no encryption: keys can be read on the way.", err=True)
+    gc.freeze()  # to look for garbage among all that was imported would hold requests up, now and then
     uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -4,6 +4,7 @@ What the process has is made before the first connection and closed after the la
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -53,6 +54,7 @@ def serve_stdio(settings: Settings) -> int:
     tools = chosen_tools(settings.budget_tools)
     services = Services(settings)
     server = create_server(services, tools)
+    gc.freeze()  # to look for garbage among all that was imported would hold calls up, now and then
     return anyio.run(_serve_stdio, server, services)
 
 
@@ -91,6 +93,7 @@ def serve_http(
         is_token_required=is_token_required,
         allowed_hosts=allowed_hosts,
     )
+    gc.freeze()
     return anyio.run(_serve_http, door, services, listener, transport, kept_tokens)
 
 
