@@ -13,6 +13,9 @@ from pathlib import Path
 SETTLING_SECONDS = 2.0
 """Within so long, coarse clocks of file systems may give two changes of a directory the same time."""
 
+TRUSTED_SECONDS = 10.0
+"""For so long a directory is believed alone: there may be file systems that do not keep its times."""
+
 _Identity = tuple[tuple[int, int], ...]
 
 
@@ -34,14 +37,14 @@ class Placement:
         self._identity = self._identify()
         self._stamp: tuple[int, ...] = ()
         self._stamped_at = 0.0
-        self._is_settled = False
+        self._trusted_until = 0.0
 
     def is_kept(self) -> bool:
         """Say whether the same files still stand there."""
         now = self._clock()
         try:
             stamp = _stamp(self._directory)
-            if stamp == self._stamp and self._is_settled:
+            if stamp == self._stamp and now < self._trusted_until:
                 return True
             if stamp != self._stamp:
                 self._stamp, self._stamped_at = stamp, now
@@ -49,7 +52,8 @@ class Placement:
             is_kept = self._identify() == self._identity
         except OSError:
             is_kept = False
-        self._is_settled = is_kept and now - self._stamped_at > SETTLING_SECONDS
+        is_settled = is_kept and now - self._stamped_at > SETTLING_SECONDS
+        self._trusted_until = now + TRUSTED_SECONDS if is_settled else now
         return is_kept
 
     def _identify(self) -> _Identity:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from budget_server.storage.placement import SETTLING_SECONDS, Placement
+from budget_server.storage.placement import SETTLING_SECONDS, TRUSTED_SECONDS, Placement
 
 NAMES = ("ledger", "ledger-wal")
 
@@ -102,6 +102,21 @@ def test_a_change_at_the_same_time_as_the_one_before_is_noticed(data: Path, monk
     assert placement.is_kept()
 
     replace(data)
+
+    assert not placement.is_kept()
+
+
+def test_a_directory_that_keeps_no_times_is_not_believed_for_ever(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a file system that does not tell a directory of its names."""
+    monkeypatch.setattr("budget_server.storage.placement._stamp", lambda _: (1,))
+    clock = Clock()
+    placement = Placement([data / name for name in NAMES], clock=clock)
+    for _ in range(2):
+        assert placement.is_kept()
+        clock.now += SETTLING_SECONDS + 1
+
+    replace(data)
+    clock.now += TRUSTED_SECONDS
 
     assert not placement.is_kept()
 
