@@ -315,6 +315,12 @@ def write_section(page: Path, title: str, section: str, *, is_first: bool = Fals
     page.write_text("\n".join([PAGE_HEADING, *sections.values()]), encoding="utf-8")
 
 
+def waits_text(seconds: Sequence[float]) -> str:
+    """Say how long single answers took."""
+    cuts = statistics.quantiles(seconds, n=100)
+    return f"p50 {cuts[49] * 1_000:.2f} ms, p99 {cuts[98] * 1_000:.2f} ms, longest {max(seconds) * 1_000:.0f} ms"
+
+
 def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Write the lines of a table, the first row being its heading."""
     header, *body = rows

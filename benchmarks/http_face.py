@@ -21,7 +21,7 @@ from typing import IO
 from anyio import to_thread
 from benchmarks.bare_ledger import make_bare_ledger
 from benchmarks.embedded import TENANT, intent, new_key, provision
-from benchmarks.harness import CAVEATS, Comparison, Growth, Report, Run, Series, Times, measure_rounds, run
+from benchmarks.harness import CAVEATS, Comparison, Growth, Report, Run, Series, Times, measure_rounds, run, waits_text
 
 from budget_server.services import LEDGER_FILE
 
@@ -37,10 +37,13 @@ class Caller:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: str) -> None:
         self._reader, self._writer, self._key = reader, writer, key
+        self.waits: list[float] = []
+        """How long each answer took, in seconds."""
 
     async def reserve(self) -> None:
         """Ask for a reservation that must be granted."""
         body = json.dumps(intent(new_key())).encode()
+        begun = time.perf_counter()
         self._writer.write(
             b"POST /v1/reservations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             b"X-Cycles-API-Key: %s\r\nContent-Length: %d\r\n\r\n%s" % (self._key.encode(), len(body), body)
@@ -48,6 +51,7 @@ class Caller:
         head = await self._reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
         answer = await self._reader.readexactly(int(length[1]) if length else 0)
+        self.waits.append(time.perf_counter() - begun)
         if not head.startswith(b"HTTP/1.1 200") or b'"ALLOW"' not in answer:
             raise RuntimeError(f"A request was not granted, so its time means nothing: {head!r} {answer!r}")
 
@@ -77,6 +81,10 @@ async def measure(given: Run) -> Report:
             warm_up_rounds=1,
             limit_seconds=60,
         )
+        waits = {
+            f"answers, {name}": waits_text([each for caller in callers for each in caller.waits])
+            for name, callers in ((OURS, ours_callers), (BARE, bare_callers))
+        }
         points: dict[int, Series] = {}
         for size in given.sizes(CLIENTS):
             points[size] = Series(name=OURS, rounds=((await _seconds_each(ours_callers, size),),))
@@ -88,7 +96,7 @@ async def measure(given: Run) -> Report:
             Comparison(work=OURS, ours=series[OURS], baseline=series[BARE_LEDGER]),
         ),
         growth=(Growth(work=OURS, of="requests of all together", points=points),),
-        facts={},
+        facts=waits,
         caveats=f"{CAVEATS} Shown is the time of all requests over their number; a target of 1.67 is 0.6 of the rate. "
         "The clients are one process, on the same processors.",
     )

@@ -19,7 +19,19 @@ from typing import Any
 
 from benchmarks.bare_ledger import make_bare_ledger
 from benchmarks.embedded import find_faults, provision
-from benchmarks.harness import Check, Comparison, Figure, Growth, Report, Run, Series, Times, measure_rounds, run
+from benchmarks.harness import (
+    Check,
+    Comparison,
+    Figure,
+    Growth,
+    Report,
+    Run,
+    Series,
+    Times,
+    measure_rounds,
+    run,
+    waits_text,
+)
 from benchmarks.instant_authority import pipe
 
 PROCESSES = 8
@@ -85,11 +97,8 @@ class Crowd:
 
     def waits(self) -> str:
         """Say how long an answer took, and how evenly the processes got theirs."""
-        median, high = _percentiles_ms(self.seconds)
-        return (
-            f"p50 {median:.2f} ms, p99 {high:.2f} ms, longest {max(self.seconds) * 1_000:.0f} ms; "
-            f"{min(self.grants_of_process):,} to {max(self.grants_of_process):,} grants a process"
-        )
+        fewest, most = min(self.grants_of_process), max(self.grants_of_process)
+        return f"{waits_text(self.seconds)}; {fewest:,} to {most:,} grants a process"
 
     @property
     def fairness(self) -> float:
@@ -100,8 +109,7 @@ class Crowd:
 
     def holds(self) -> str:
         """Say for how long a call held its process's event loop at most."""
-        median, high = _percentiles_ms(self._held_seconds)
-        return f"p50 {median:.2f} ms, p99 {high:.2f} ms, longest {max(self._held_seconds) * 1_000:.0f} ms"
+        return waits_text(self._held_seconds)
 
 
 async def measure(given: Run) -> Report:
@@ -193,11 +201,6 @@ def _workers(kind: str, path: Path, count: int) -> Iterator[list["subprocess.Pop
         for process in processes:
             process.kill()
             process.communicate()
-
-
-def _percentiles_ms(seconds: list[float]) -> tuple[float, float]:
-    cuts = statistics.quantiles(seconds, n=100)
-    return cuts[49] * 1_000, cuts[98] * 1_000
 
 
 if __name__ == "__main__":
