@@ -46,11 +46,10 @@ T = TypeVar("T")
 
 FALLBACKS = ["claude-haiku-4-5"]
 PRICES = {
-    "ramble": {"usd": "0.0007"},
-    "complain": {"usd": "0.0003"},
-    "hang": {"usd": "0.0011"},
-    "crash": {"usd": "0.0002"},
+    "shed": {"ramble": {"usd": "0.0007"}, "complain": {"usd": "0.0003"}, "crash": {"usd": "0.0002"}},
+    "till": {"hang": {"usd": "0.0011"}},
 }
+"""By server: what waits in the till goes on waiting where another delegation crashes the shed."""
 
 UNBILLED: Mapping[str, Failure] = {
     "429": Failure(status=429, retry_after_seconds=0),
@@ -160,7 +159,7 @@ class World:
             if not may_use_tools:
                 return ANSWERS["say"]
             self.knocking = played
-            return Turn(text="I knock.", tool_calls=(ToolCall("shed__hang", {"port": self.port}),))
+            return Turn(text="I knock.", tool_calls=(ToolCall("till__hang", {"port": self.port}),))
         played.wait(what)
         if what.startswith("hang"):
             return Turn(text="Never.", fault="hang_before_headers" if what == "hang" else "hang_mid_stream")
@@ -188,7 +187,7 @@ class World:
     @asynccontextmanager
     async def serve(self, claude: ScriptedClaude, data: Path, allocated: int) -> AsyncIterator[Bench]:
         """Run a server over a data directory, and settle what runs at its end."""
-        priced = {"shed": {**shed(), "budget": {"tools": PRICES}}}
+        priced = {name: {**shed(), "budget": {"tools": prices}} for name, prices in PRICES.items()}
         services = Services(
             Settings(
                 budget_data_dir=data,
@@ -315,7 +314,7 @@ class RandomLives(RuleBasedStateMachine):
             "max_turns": max_turns,
             "max_output_tokens": max_output_tokens,
             "budget_usd": None if limit is None else format_usd(limit),
-            "tools": ["shed__*"] if has_tools else [],
+            "tools": ["shed__*", "till__hang"] if has_tools else [],
             "fallback_models": FALLBACKS if falls_back else [],
             "idempotency_key": name,
             "wait_seconds": 0,
