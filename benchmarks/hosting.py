@@ -10,14 +10,14 @@ from mcp.types import CallToolResult
 
 NO_OP_TOOL = "bare no-op tool"
 LEDGER_TOOL = "bare tool and a bare transaction"
-ROOT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[1]
 TENANT = "bench"
 
 
 def bare_server(*arguments: str) -> StdioServerParameters:
     """Say how the bare SDK's server is started."""
     script = str(Path(__file__).with_name("bare_server.py"))
-    return StdioServerParameters(command=sys.executable, args=[script, *arguments], env={"PYTHONPATH": str(ROOT)})
+    return StdioServerParameters(command=sys.executable, args=[script, *arguments], env={"PYTHONPATH": str(CHECKOUT)})
 
 
 def our_server(directory: Path, **environment: str) -> StdioServerParameters:

@@ -122,9 +122,9 @@ class Errand:
     def closing(self) -> tuple[str, dict[str, object]]:
         """The call that settles what was reserved for it."""
         settled: dict[str, object] = {"reservation_id": self.reservation_id, "idempotency_key": self.key}
-        return (
-            ("commit_usage", {**settled, "usd": self.usd}) if self.purpose == "commit" else ("release_budget", settled)
-        )
+        if self.purpose == "release":
+            return "release_budget", settled
+        return "commit_usage", {**settled, "usd": self.usd}
 
 
 async def run(host: Host, errands: Sequence[Errand]) -> None:
@@ -192,12 +192,15 @@ class Life:
     found: Counter[str]
     errands: list[Errand] = field(default_factory=list[Errand])
     clock: WallClock | None = None
+    midnight_ns: int = field(default_factory=lambda: -(-time.time_ns() // DAY_NS) * DAY_NS)
+    """By the wall clock: the next one when this life began, also where that passes meanwhile."""
 
     async def live(self) -> None:
         """Let servers work and be killed, then one work that is not; and compare the books."""
+        self._set_clock(60)
         for number in range(ROUNDS):
-            if self.clock is not None and number == ROUNDS // 2:
-                self.clock.jump(_until_midnight_seconds(self.rng.uniform(0.02, 0.3)))
+            if number == ROUNDS // 2:
+                self._set_clock(self.rng.uniform(0.02, 0.3))
             await self._play_round(number)
             self._check_answered()
         if self.stage.kind == "remote":
@@ -209,6 +212,10 @@ class Life:
         await self.stage.journal_is_empty()
         await last.leave()
         await self._check_all()
+
+    def _set_clock(self, seconds_before_midnight: float) -> None:
+        if self.clock is not None:
+            self.clock.jump((self.midnight_ns - time.time_ns()) / 10**9 - seconds_before_midnight)
 
     async def _play_round(self, number: int) -> None:
         left = [errand for errand in self.errands if errand.is_open]
@@ -307,10 +314,6 @@ def _expected(errand: Errand) -> tuple[str, int]:
     return ("COMMITTED", errand.microcents) if errand.purpose == "commit" else ("RELEASED", 0)
 
 
-def _until_midnight_seconds(less: float) -> float:
-    return (DAY_NS - time.time_ns() % DAY_NS) / 10**9 - less
-
-
 @pytest.mark.parametrize("kind", ["embedded", "remote"])
 async def test_whatever_servers_die_of_each_errand_is_done_once(
     tmp_path: Path, nursery: Nursery, authority: Authority, kind: Kind, capsys: pytest.CaptureFixture[str]
@@ -324,8 +327,6 @@ async def test_whatever_servers_die_of_each_errand_is_done_once(
             directory.mkdir()
             clock = WallClock(directory) if kind == "embedded" else None
             async with open_stage(directory, SCRIPT, kind=kind, nursery=nursery, authority=authority) as stage:
-                if clock is not None:
-                    clock.jump(_until_midnight_seconds(60))
                 await Life(name=f"{number}", stage=stage, rng=rng, found=found, clock=clock).live()
     finally:
         with capsys.disabled():
