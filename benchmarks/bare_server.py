@@ -76,7 +76,7 @@ def bare_transaction(path: str) -> Callable[[], Awaitable[None]]:
 
     from benchmarks.bare_ledger import BareLedger
 
-    from budget_tools.ids import time_ordered_id
+    from budget_tools.core.ids import time_ordered_id
 
     ledger = BareLedger(Path(path))
 

@@ -27,8 +27,8 @@ from benchmarks.instant_claude import opening
 from mcp import Client, StdioServerParameters
 from pydantic import SecretStr
 
+from budget_server.config.settings import Settings
 from budget_server.services import Services
-from budget_server.settings import Settings
 from budget_tools.delegation.records import Task
 from budget_tools.delegation.views import View
 

@@ -14,7 +14,7 @@ from budget_server.authority.budgets import allocate
 from budget_server.authority.client import EmbeddedCyclesClient
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.store import LedgerStore
-from budget_server.storage.writer import Writer
+from budget_server.database.writer import Writer
 
 TENANT = "bench"
 SUBJECT = {"tenant": TENANT, "agent": "bot"}

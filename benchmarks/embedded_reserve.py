@@ -21,8 +21,8 @@ from budget_server.authority.ledger import Ledger
 from budget_server.authority.replay import Answer
 from budget_server.authority.requests import ReserveRequest, parse
 from budget_server.authority.store import LedgerStore
-from budget_server.storage.writer import MAX_GROUP
-from budget_tools.ids import time_ordered_id
+from budget_server.database.writer import MAX_GROUP
+from budget_tools.core.ids import time_ordered_id
 
 ROUNDS, QUICK_ROUNDS, CALLS = 60, 10, 50
 BARE = "bare transaction"

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from budget_tools.ids import time_ordered_id
+from budget_tools.core.ids import time_ordered_id
 
 ANSWER = json.dumps({"decision": "ALLOW", "reservation_id": "0" * 36, "affected_scopes": ["tenant:bench"]}).encode()
 

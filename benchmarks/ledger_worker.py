@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it runs as a file,
 from benchmarks.bare_ledger import BareLedger
 from benchmarks.embedded import intent, new_key, open_client, timed
 
-from budget_tools.ids import time_ordered_id
+from budget_tools.core.ids import time_ordered_id
 
 Try = Callable[[int], Awaitable[dict[str, object]]]
 

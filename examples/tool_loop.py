@@ -20,11 +20,11 @@ import httpx2
 from anthropic.types import Message, ToolUseBlock
 from runcycles import Action, Amount, CyclesClient, CyclesConfig, CyclesProtocolError, StreamUsage, Unit
 
-from budget_tools.errors import UsageError
-from budget_tools.money import format_usd
-from budget_tools.pricing import PriceBook
-from budget_tools.tokens import most_input_tokens
-from budget_tools.usage import TokenUsage
+from budget_tools.core.errors import UsageError
+from budget_tools.core.money import format_usd
+from budget_tools.pricing.book import PriceBook
+from budget_tools.pricing.tokens import most_input_tokens
+from budget_tools.pricing.usage import TokenUsage
 
 MODEL, MAX_TOKENS, MAX_TURNS = "claude-sonnet-5-5", 1_000, 5
 SETTINGS = ("CYCLES_BASE_URL", "CYCLES_API_KEY", "CYCLES_TENANT", "ANTHROPIC_API_KEY")

@@ -4,8 +4,8 @@ import gc
 import logging
 import sys
 
-from budget_server.logs import LineFormatter
-from budget_tools.errors import ConfigurationError
+from budget_server.transports.logs import LineFormatter
+from budget_tools.core.errors import ConfigurationError
 
 
 def main() -> None:
@@ -15,7 +15,7 @@ def main() -> None:
     to_stderr.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[to_stderr], level=logging.WARNING)
     if len(sys.argv) > 1:
-        from budget_server.cli import app  # here: a host that starts the server never needs the command line
+        from budget_server.cli.app import app  # here: a host that starts the server never needs the command line
 
         app(prog_name="cycles-budget-mcp")
         return
@@ -25,8 +25,8 @@ def main() -> None:
 def _serve() -> int:
     # Importing makes a great many objects and no garbage: looking for some takes a twentieth of the start.
     gc.disable()
-    from budget_server.settings import read_settings
-    from budget_server.transports import serve_stdio
+    from budget_server.config.settings import read_settings
+    from budget_server.transports.lifecycle import serve_stdio
 
     gc.freeze()
     gc.enable()

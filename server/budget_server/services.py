@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING
 from budget_server.authority.budgets import all_budgets, allocate_first
 from budget_server.authority.refusals import LedgerUnavailableError
 from budget_server.authority.store import LedgerStore
-from budget_server.settings import Settings
-from budget_tools.errors import ConfigurationError
-from budget_tools.money import USD_MICROCENTS, format_usd
-from budget_tools.subjects import Subject
+from budget_server.config.settings import Settings
+from budget_tools.core.errors import ConfigurationError
+from budget_tools.core.money import USD_MICROCENTS, format_usd
+from budget_tools.core.subjects import Subject
 
 if TYPE_CHECKING:
     from runcycles import AsyncCyclesClient, CyclesConfig
 
     from budget_server.authority.client import EmbeddedCyclesClient
-    from budget_tools.delegation.claude import Claude
+    from budget_tools.claude.client import Claude
     from budget_tools.delegation.runner import DelegationRunner
     from budget_tools.delegation.store import DelegationStore
-    from budget_tools.delegation.toolbox import Toolbox
-    from budget_tools.pricing import PriceBook
-    from budget_tools.raising import Raising
-    from budget_tools.settling import Journal, Reservations, Settler
+    from budget_tools.mcp_tools.consent_raise import Raising
+    from budget_tools.pricing.book import PriceBook
+    from budget_tools.spends.settlement import Journal, Reservations, Settler
+    from budget_tools.subagent_tools.toolbox import Toolbox
 
 logger = logging.getLogger(__name__)
 
@@ -65,13 +65,13 @@ class Services:
     def cycles(self) -> "AsyncCyclesClient":
         """The budget authority."""
         if self._store is None:
-            from budget_server.remote import (
+            from budget_server.authority.remote import (
                 RemoteCyclesClient,
             )  # here: an import of 200 ms that no start should wait for
 
             return RemoteCyclesClient(self._cycles_config)
         from budget_server.authority.client import EmbeddedCyclesClient
-        from budget_server.storage.writer import Writer
+        from budget_server.database.writer import Writer
 
         return EmbeddedCyclesClient(Writer(self._store), self._cycles_config)
 
@@ -122,19 +122,19 @@ class Services:
 
     def settler_for(self, cycles: "AsyncCyclesClient") -> "Settler":
         """Give what settles spend with the authority as a tenant sees it."""
-        from budget_tools.settling import Settler
+        from budget_tools.spends.settlement import Settler
 
         return Settler(cycles, self._reservations, self._journal if self._store is None else None)
 
     @cached_property
     def _reservations(self) -> "Reservations":
-        from budget_tools.settling import Reservations
+        from budget_tools.spends.settlement import Reservations
 
         return Reservations()
 
     @cached_property
     def _journal(self) -> "Journal":
-        from budget_tools.settling import Journal
+        from budget_tools.spends.settlement import Journal
 
         return Journal(self._cycles_config, self.house_cycles)
 
@@ -162,7 +162,7 @@ class Services:
     @cached_property
     def prices(self) -> "PriceBook":
         """The prices in force."""
-        from budget_tools.pricing import PriceBook
+        from budget_tools.pricing.book import PriceBook
 
         return PriceBook.load(self._settings.budget_prices)
 
@@ -178,7 +178,7 @@ class Services:
                 "ANTHROPIC_API_KEY is not set, so nothing can be delegated: "
                 "add it to this server's environment and restart."
             )
-        from budget_tools.delegation.claude import Claude  # imports anthropic, about a second
+        from budget_tools.claude.client import Claude  # imports anthropic, about a second
 
         return Claude(
             api_key=self._settings.anthropic_api_key.get_secret_value(), base_url=self._settings.anthropic_base_url
@@ -187,7 +187,7 @@ class Services:
     @cached_property
     def toolbox(self) -> "Toolbox":
         """The MCP servers whose tools a delegation may be given."""
-        from budget_tools.delegation.toolbox import Toolbox
+        from budget_tools.subagent_tools.toolbox import Toolbox
 
         return Toolbox.load(
             self._settings.budget_subagent_servers,
@@ -237,13 +237,13 @@ class Services:
         Raises:
             AuthorityError: it refuses this server, or gives no answer.
         """
-        from budget_tools.cycles import body_of
+        from budget_tools.spends.responses import body_of
 
         body_of(await self.cycles.get_balances(tenant=self.subject.tenant), "ask for balances")
 
     async def settle_orphans(self) -> None:
         """Settle what earlier processes left behind: commits that were not answered, and delegations of killed ones."""
-        from budget_server.delegations.owners import may_have_orphans
+        from budget_server.delegations.workers import may_have_orphans
 
         if any((self._settings.budget_data_dir / JOURNAL_DIRECTORY).rglob("*.json")):
             _ = self._journal  # by itself, the client library repeats them only with the first new turn

@@ -16,9 +16,9 @@ import apsw
 from budget_server.authority.budgets import allocate
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.store import LedgerStore
-from budget_server.storage import file as storage_file
-from budget_server.storage.flushing import flush
-from budget_server.storage.turnstile import Turnstile
+from budget_server.database import file as storage_file
+from budget_server.database.fair_lock import Turnstile
+from budget_server.database.flushing import flush
 from campaigns.crash_worker import TENANT, UNIT, Asked
 from contract.harness import LEAF, NOON_MS, ROOT
 

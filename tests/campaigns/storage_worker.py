@@ -21,14 +21,14 @@ from budget_server.authority.ledger import Ledger
 from budget_server.authority.listing import balances
 from budget_server.authority.requests import CommitRequest, ReserveRequest
 from budget_server.authority.store import LedgerStore
+from budget_server.config.settings import Settings
 from budget_server.delegations.store import SqliteDelegationStore
-from budget_server.inspection import inspect
+from budget_server.maintenance.consistency import inspect
 from budget_server.services import LEDGER_FILE, open_ledger
-from budget_server.settings import Settings
+from budget_tools.core.errors import BudgetError
+from budget_tools.core.money import USD_MICROCENTS, Money
 from budget_tools.delegation.records import TurnRecord
 from budget_tools.delegation.store import Message, Step
-from budget_tools.errors import BudgetError
-from budget_tools.money import USD_MICROCENTS, Money
 from server.delegations.making import spend, started
 
 TENANT = "acme"
@@ -38,7 +38,7 @@ Order = dict[str, Any]
 def main() -> None:
     """Serve orders until nobody is left to give any."""
     logging.disable(logging.CRITICAL)
-    importlib.import_module("budget_server.time_zones")
+    importlib.import_module("budget_server.config.time_zones")
     for line in sys.stdin:
         order = json.loads(line)
         reading, writing = os.pipe()

@@ -14,8 +14,8 @@ import anyio
 import pytest
 
 from budget_server.demo.scripted_claude import Answer, ScriptedClaude, ToolCall, Turn, Usage
-from budget_tools.delegation.spending import HOLD_MS
-from budget_tools.money import parse_usd
+from budget_tools.core.money import parse_usd
+from budget_tools.spends.reserver import HOLD_MS
 from campaigns.books import Books, look
 from campaigns.hosts import PATIENCE_SECONDS, Host, environment_of, hosted, settled
 from hosting import Environment, GoneError, run_program

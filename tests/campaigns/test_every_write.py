@@ -16,16 +16,16 @@ from mcp import Client
 from pydantic import BaseModel, SecretStr
 from runcycles import CyclesResponse
 
-from budget_server.app import create_server
 from budget_server.authority.client import EmbeddedCyclesClient
+from budget_server.config.settings import Settings
 from budget_server.delegations.store import SqliteDelegationStore
 from budget_server.demo.scripted_claude import Answer, Failure, ScriptedClaude, ToolCall, Turn
-from budget_server.inspection import inspect
+from budget_server.maintenance.consistency import inspect
+from budget_server.mcp_server.server import create_server
 from budget_server.services import Services
-from budget_server.settings import Settings
-from budget_tools.delegation.spending import HOLD_MS
+from budget_tools.core.money import parse_usd
 from budget_tools.delegation.store import Call, Spend, Step, Stored
-from budget_tools.money import parse_usd
+from budget_tools.spends.reserver import HOLD_MS
 from campaigns.books import check_kept, look
 from tools.delegation.harness import MODEL, PATIENCE_SECONDS, Bench, servers_file, shed
 

@@ -19,7 +19,7 @@ import anyio
 import pytest
 
 from budget_server.demo.scripted_claude import Answer, Failure, ReceivedRequest, ScriptedClaude, ToolCall, Turn
-from budget_tools.delegation.spending import HOLD_MS
+from budget_tools.spends.reserver import HOLD_MS
 from campaigns.books import Books, check_kept, check_not_asked_again, look
 from campaigns.hosts import Host, delivered, environment_of, hosted, settled
 from hosting import Environment, GoneError, run_program

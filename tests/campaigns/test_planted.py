@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from budget_server.delegations.store import DELEGATIONS_FILE
-from budget_server.inspection import inspect
+from budget_server.maintenance.consistency import inspect
 from budget_server.services import LEDGER_FILE
 from campaigns.test_storage import fill
 

@@ -31,14 +31,14 @@ from hypothesis.stateful import (
 from mcp import Client
 from pydantic import SecretStr
 
-from budget_server.app import create_server
+from budget_server.config.settings import Settings
 from budget_server.delegations.store import SqliteDelegationStore
 from budget_server.demo.scripted_claude import Answer, Failure, ScriptedClaude, ToolCall, Turn
+from budget_server.mcp_server.server import create_server
 from budget_server.services import Services
-from budget_server.settings import Settings
+from budget_tools.core.money import format_usd
 from budget_tools.delegation.records import RESUMABLE
 from budget_tools.delegation.store import Stored
-from budget_tools.money import format_usd
 from campaigns.books import Books, check_kept, check_not_asked_again, read
 from tools.delegation.harness import MODEL, PATIENCE_SECONDS, Bench, servers_file, shed
 

@@ -36,8 +36,8 @@ from mcp.types import (
 )
 from pydantic import BaseModel, Field, JsonValue
 
-from budget_tools.errors import InvalidArgumentError
-from budget_tools.toolkit import Toolkit
+from budget_tools.core.errors import InvalidArgumentError
+from budget_tools.mcp_tools.toolkit import Toolkit
 
 Ctx = Context[Toolkit, Any]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from budget_server.app import TOOLS
+from budget_server.mcp_server.server import TOOLS
 from conformance.node import Node
 from hosting import ALLOCATED, BUDGET_USD, Environment
 from networking import serving

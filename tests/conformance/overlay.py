@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from mcp import MCPDeprecationWarning
 from mcp.server.mcpserver.tools import Tool
 
-from budget_server import __main__, app, transports
-from budget_tools.toolkit import Toolkit
+from budget_server import __main__
+from budget_server.mcp_server import server as app
+from budget_server.transports import lifecycle as transports
+from budget_tools.mcp_tools.toolkit import Toolkit
 from conformance import fixtures
 
 

@@ -14,8 +14,8 @@ from budget_server.authority.client import EmbeddedCyclesClient
 from budget_server.authority.http import create_app
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.store import LedgerStore
-from budget_server.storage.asynchronous import AsyncFile
-from budget_server.storage.writer import Writer
+from budget_server.database.asynchronous import AsyncFile
+from budget_server.database.writer import Writer
 from contract.face import Face
 from contract.harness import Authority, Clock
 

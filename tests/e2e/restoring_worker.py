@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from budget_server.restore import made_ready
+from budget_server.maintenance.restore import made_ready
 
 
 def main(data: Path, backup: Path, killed: Path) -> None:

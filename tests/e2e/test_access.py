@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mcp.types import METHOD_NOT_FOUND, RequestParamsMeta
 
-from budget_server.app import TOOLS
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
+from budget_server.mcp_server.server import TOOLS
 from budget_tools.delegation.records import PARENT_META
 from contract.face import Face
 from hosting import ALLOCATED, Environment, call, complaint_of, ledger_balance, refused, run_program, text_of
@@ -81,9 +81,9 @@ def test_who_has_no_good_token_gets_401_and_nothing_else(environment: Environmen
 
 def test_an_expired_token_is_refused(environment: Environment) -> None:
     """Its time is looked at with every request."""
-    from budget_server.access.schema import ACCESS_KIND
-    from budget_server.access.tokens import ACCESS_FILE, Grant, Tokens
-    from budget_server.storage.file import DurableFile, wall_ms
+    from budget_server.auth.schema import ACCESS_KIND
+    from budget_server.auth.tokens import ACCESS_FILE, Grant, Tokens
+    from budget_server.database.file import DurableFile, wall_ms
 
     path = Path(environment["BUDGET_DATA_DIR"]) / ACCESS_FILE
     file = DurableFile(path, ACCESS_KIND, Tokens, clock=lambda: wall_ms() - 7_200_000)

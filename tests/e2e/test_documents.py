@@ -11,9 +11,9 @@ import anyio
 import pytest
 from mcp import Client, StdioServerParameters
 
-from budget_server.app import TOOLS
-from budget_server.settings import Settings
-from budget_tools.delegation.servers_file import ServersFile
+from budget_server.config.settings import Settings
+from budget_server.mcp_server.server import TOOLS
+from budget_tools.subagent_tools.config import ServersFile
 from hosting import Environment, call
 
 ROOT = Path(__file__).parents[2]

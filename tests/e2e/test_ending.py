@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
-from budget_server.stdio import MAX_LINE_BYTES
+from budget_server.transports.stdio import MAX_LINE_BYTES
 from hosting import Environment, ledger_balance
 
 pytestmark = pytest.mark.anyio

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from mcp import Client, StdioServerParameters
 from typer.testing import CliRunner
 
-from budget_server.cli import app
-from budget_server.hosts import HOSTS, find_host, user_file
+from budget_server.cli.app import app
+from budget_server.hosts.registry import HOSTS, find_host, user_file
 from hosting import Environment, call, complaint_of, run_program
 
 KEY = "sk-ant-not-a-real-one"

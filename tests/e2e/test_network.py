@@ -14,9 +14,9 @@ import httpx
 import pytest
 from mcp import Client, StdioServerParameters
 
-from budget_server.app import TOOLS
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
-from budget_server.network import MAX_BODY_BYTES
+from budget_server.mcp_server.server import TOOLS
+from budget_server.transports.http import MAX_BODY_BYTES
 from hosting import ALLOCATED, Environment, call, complaint_of, ledger_balance
 from networking import lost_host, serving
 

@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from budget_server.access.issuer import MAX_FETCHES
+from budget_server.auth.issuer import MAX_FETCHES
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
 from contract.face import Face
 from hosting import ALLOCATED, Environment, call, complaint_of, ledger_balance, refused, run_program

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from budget_server.app import TOOLS
-from budget_server.settings import Settings
+from budget_server.config.settings import Settings
+from budget_server.mcp_server.server import TOOLS
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from budget_tools.price_data import OVERLAY_DATE
-from budget_tools.pricing import PriceBook
+from budget_tools.pricing.book import PriceBook
+from budget_tools.pricing.price_data import OVERLAY_DATE
 from hosting import Environment, complaint_of, run_program
 
 ROOT = Path(__file__).parents[2]

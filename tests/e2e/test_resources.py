@@ -19,8 +19,8 @@ from mcp.types import (
     TextResourceContents,
 )
 
-from budget_server.app import CORE, TOOLS
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
+from budget_server.mcp_server.server import CORE, TOOLS
 from hosting import Environment, call
 from networking import serving
 

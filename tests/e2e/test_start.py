@@ -124,9 +124,9 @@ def test_starting_imports_neither_anthropic_nor_the_command_line(environment: En
     """A host starts the server for every conversation: what costs a second waits until it is needed."""
     program = (
         "import sys, json\n"
-        "from budget_server.settings import read_settings\n"
+        "from budget_server.config.settings import read_settings\n"
         "from budget_server.services import Services\n"
-        "from budget_server.app import create_server\n"
+        "from budget_server.mcp_server.server import create_server\n"
         "create_server(Services(read_settings()))\n"
         "print(json.dumps(sorted(sys.modules)))\n"
     )

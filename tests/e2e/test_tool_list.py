@@ -12,8 +12,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from mcp import Client
 
-from budget_server.app import CORE, TOOLS
 from budget_server.demo.scripted_claude import ScriptedClaude, ToolCall, Turn
+from budget_server.mcp_server.server import CORE, TOOLS
 from hosting import Environment, call, complaint_of, refused
 
 KILOBYTE = 1_024

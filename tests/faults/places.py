@@ -12,7 +12,7 @@ import apsw
 import runcycles.journal
 import runcycles.retry
 
-from budget_tools import settling
+from budget_tools.spends import settlement as settling
 
 BEFORE_A_COMMIT = "before a commit"
 AFTER_A_COMMIT = "after a commit"

@@ -25,7 +25,7 @@ from budget_server.authority.listing import balances, list_reservations
 from budget_server.authority.store import LedgerStore
 from budget_server.demo.scripted_claude import COUNT_TOKENS_PATH, Answer, ScriptedClaude
 from budget_server.services import JOURNAL_DIRECTORY, LEDGER_FILE
-from budget_tools.delegation.spending import HOLD_MS
+from budget_tools.spends.reserver import HOLD_MS
 from faults.nursery import IMPATIENT_SECONDS, NO_CONSTANTS, PATIENCE_SECONDS, Host, Nursery, Point, until
 from faults.proxy import FaultProxy
 from faults.wire import Wire, WireClaude

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from budget_server.demo.scripted_claude import Turn
-from budget_server.inspection import inspect
+from budget_server.maintenance.consistency import inspect
 from budget_server.services import LEDGER_FILE
 from faults.conftest import SetStage
 from faults.stage import ALLOCATED, Kind, Stage, opened

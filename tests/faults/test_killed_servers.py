@@ -25,7 +25,7 @@ import anyio
 import pytest
 
 from budget_server.demo.scripted_claude import Answer, ToolCall, Turn
-from budget_server.inspection import inspect
+from budget_server.maintenance.consistency import inspect
 from faults.nursery import PATIENCE_SECONDS, Host, Nursery, Point
 from faults.places import AT_A_LINE, AT_A_STEP, IN_THE_JOURNAL, IN_THE_LEDGER
 from faults.stage import ALLOCATED, Authority, Kind, Stage, open_stage

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 END = Turn(text="The end.")
 
 CONSTANTS = {
-    "budget_tools.delegation.claude:REQUEST_TIMEOUT_SECONDS": 0.5,
+    "budget_tools.claude.client:REQUEST_TIMEOUT_SECONDS": 0.5,
     "budget_tools.delegation.turn:MAX_ATTEMPTS": 4,
 }
 

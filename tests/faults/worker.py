@@ -80,11 +80,11 @@ async def _rehearse() -> None:
     import httpx
     from mcp import Client
 
-    import budget_server.transports  # noqa: F401 - only imported
-    from budget_server.app import create_server
+    import budget_server.transports.lifecycle  # noqa: F401 - only imported
+    from budget_server.config.settings import read_settings
     from budget_server.demo.scripted_claude import ScriptedClaude, Turn
+    from budget_server.mcp_server.server import create_server
     from budget_server.services import Services
-    from budget_server.settings import read_settings
 
     async with httpx.AsyncClient(trust_env=False, verify=False):  # noqa: S501 - it is only built
         pass
@@ -196,7 +196,7 @@ def _stop_at(point: str, nth: int, hook: Hook) -> None:
     from budget_tools.delegation.log import DelegationLog
     from budget_tools.delegation.request import RequestBuilder
     from budget_tools.delegation.runner import DelegationRunner
-    from budget_tools.delegation.spending import Lease, Spender
+    from budget_tools.spends.reserver import Lease, Spender
 
     left = nth
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from budget_server.settings import Settings, read_settings
-from budget_tools.delegation.toolbox import Toolbox
-from budget_tools.errors import BudgetError, ConfigurationError
-from budget_tools.money import MAX_AMOUNT
-from budget_tools.pricing import PriceBook
+from budget_server.config.settings import Settings, read_settings
+from budget_tools.core.errors import BudgetError, ConfigurationError
+from budget_tools.core.money import MAX_AMOUNT
+from budget_tools.pricing.book import PriceBook
+from budget_tools.subagent_tools.toolbox import Toolbox
 from fuzz.test_tools import check_sentence
 from fuzz.values import SECRET, TEXTS
 from hosting import Environment, run_program

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from budget_server.app import TOOLS
+from budget_server.mcp_server.server import TOOLS
 from fuzz.stdio_host import INTERNAL_ERROR, Generation, StdioHost
 from fuzz.values import ODD, SECRET, arguments
 

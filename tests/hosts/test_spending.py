@@ -8,8 +8,8 @@ import anyio
 import pytest
 from mcp import Client, StdioServerParameters
 
-from budget_server.app import TOOLS
 from budget_server.demo.scripted_claude import ScriptedClaude, ToolCall, Turn
+from budget_server.mcp_server.server import TOOLS
 from hosting import ALLOCATED, Environment, assert_spent
 from hosts.claude_code import ClaudeCode, Model, calls, loads, named, offered, requests_of
 from hosts.connecting import HTTP, SSE, STDIO, WAYS, Way, with_claude

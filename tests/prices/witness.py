@@ -22,9 +22,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from budget_tools.money import MICROCENTS_PER_USD, format_usd
-from budget_tools.price_data import BATCH_MULTIPLIER, LISTINGS, OVERLAY_DATE, ModelPrices, TokenPrices
-from budget_tools.pricing import PriceBook
+from budget_tools.core.money import MICROCENTS_PER_USD, format_usd
+from budget_tools.pricing.book import PriceBook
+from budget_tools.pricing.price_data import BATCH_MULTIPLIER, LISTINGS, OVERLAY_DATE, ModelPrices, TokenPrices
 
 Table = dict[str, dict[str, Fraction]]
 """Prices by model id and name: microcents per million tokens (searches: per thousand), or a bare multiple."""

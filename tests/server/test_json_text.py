@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budget_server.json_text import put, replace_strings, take, value_at
-from budget_tools.errors import InvalidArgumentError
+from budget_server.hosts.json_edit import put, replace_strings, take, value_at
+from budget_tools.core.errors import InvalidArgumentError
 
 KEYS = ("mcpServers", "budget")
 ENTRY = {"command": "/bin/ours", "args": [], "env": {"BUDGET_USD": "5"}}

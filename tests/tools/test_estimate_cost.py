@@ -11,12 +11,12 @@ import pytest
 from anthropic.types import Model
 from mcp import Client
 
-from budget_server.app import create_server
+from budget_server.config.settings import Settings
 from budget_server.demo.scripted_claude import ScriptedClaude
+from budget_server.mcp_server.server import create_server
 from budget_server.services import Services
-from budget_server.settings import Settings
-from budget_tools.pricing import PriceBook
-from budget_tools.tokens import MOST_PROMPT_TOKENS
+from budget_tools.pricing.book import PriceBook
+from budget_tools.pricing.tokens import MOST_PROMPT_TOKENS
 from hosting import call
 
 pytestmark = pytest.mark.anyio

@@ -8,12 +8,12 @@ import anyio
 import pytest
 from mcp import Client
 
-from budget_server.app import create_server
 from budget_server.authority import budgets
 from budget_server.authority.client import EmbeddedCyclesClient
+from budget_server.config.settings import Settings
+from budget_server.mcp_server.server import create_server
 from budget_server.services import Services
-from budget_server.settings import Settings
-from budget_tools.money import USD_MICROCENTS
+from budget_tools.core.money import USD_MICROCENTS
 from hosting import ALLOCATED, call, ledger_balance, refused, text_of
 
 pytestmark = pytest.mark.anyio

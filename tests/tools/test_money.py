@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budget_tools.errors import InvalidArgumentError
-from budget_tools.money import MAX_AMOUNT, MICROCENTS_PER_USD, Money, ceil_microcents, format_usd, parse_usd
+from budget_tools.core.errors import InvalidArgumentError
+from budget_tools.core.money import MAX_AMOUNT, MICROCENTS_PER_USD, Money, ceil_microcents, format_usd, parse_usd
 
 
 @given(st.integers(min_value=0, max_value=MAX_AMOUNT))

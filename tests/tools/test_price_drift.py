@@ -21,8 +21,8 @@ from genai_prices.types import (
     TimeOfDateConstraint,
 )
 
-from budget_tools.price_data import OVERLAY_DATE
-from budget_tools.price_drift import Upstream, find_drift, installed_upstream
+from budget_tools.pricing.price_data import OVERLAY_DATE
+from budget_tools.pricing.price_drift import Upstream, find_drift, installed_upstream
 
 MYTHOS = ModelPrice(
     input_mtok=Decimal(10),
@@ -183,6 +183,6 @@ def test_an_overlay_is_out_of_date_after_so_many_days(days: int, is_old: bool) -
 
 def test_the_commands_are_listed_without_importing_the_sdk_or_the_price_data() -> None:
     """Both take a noticeable part of a start, and only the check needs the SDK."""
-    program = "import sys, budget_server.cli; sys.exit('anthropic' in sys.modules or 'genai_prices' in sys.modules)"
+    program = "import sys, budget_server.cli.app; sys.exit('anthropic' in sys.modules or 'genai_prices' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

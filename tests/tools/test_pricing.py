@@ -29,12 +29,12 @@ from genai_prices.types import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from budget_tools import price_data
-from budget_tools.errors import ConfigurationError, InvalidArgumentError, UnknownModelError, UsageError
-from budget_tools.money import MAX_AMOUNT, MICROCENTS_PER_USD
-from budget_tools.price_data import OVERLAY_SOURCE, ModelPrices
-from budget_tools.pricing import Charge, PriceBook, RequestOptions
-from budget_tools.usage import MAX_COUNT, TokenUsage
+from budget_tools.core.errors import ConfigurationError, InvalidArgumentError, UnknownModelError, UsageError
+from budget_tools.core.money import MAX_AMOUNT, MICROCENTS_PER_USD
+from budget_tools.pricing import price_data
+from budget_tools.pricing.book import Charge, PriceBook, RequestOptions
+from budget_tools.pricing.price_data import OVERLAY_SOURCE, ModelPrices
+from budget_tools.pricing.usage import MAX_COUNT, TokenUsage
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 # Opus 4.6 and Sonnet 4.6 lost their long-context price on this day (genai-prices, start_date).
@@ -602,7 +602,7 @@ def test_an_unlisted_id_is_refused_wherever_it_is_priced() -> None:
 
 def test_importing_the_price_book_does_not_import_the_price_data() -> None:
     """Its tables are large; a server that starts should not wait for them."""
-    check = "import sys, budget_tools.pricing; sys.exit('genai_prices' in sys.modules)"
+    check = "import sys, budget_tools.pricing.book; sys.exit('genai_prices' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 

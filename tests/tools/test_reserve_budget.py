@@ -9,11 +9,11 @@ import anyio
 import pytest
 from mcp import Client
 
-from budget_server.app import create_server
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.store import LedgerStore
+from budget_server.config.settings import Settings
+from budget_server.mcp_server.server import create_server
 from budget_server.services import LEDGER_FILE, Services
-from budget_server.settings import Settings
 from hosting import ALLOCATED, call, ledger_balance
 
 pytestmark = pytest.mark.anyio

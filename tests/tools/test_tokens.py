@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budget_tools.errors import InvalidArgumentError
-from budget_tools.tokens import (
+from budget_tools.core.errors import InvalidArgumentError
+from budget_tools.pricing.tokens import (
     MOST_PROMPT_TOKENS,
     MOST_TOKENS_PER_IMAGE,
     likely_input_tokens,

@@ -7,8 +7,8 @@ from anthropic.types import Usage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budget_tools.errors import UsageError
-from budget_tools.usage import MAX_COUNT, TokenUsage
+from budget_tools.core.errors import UsageError
+from budget_tools.pricing.usage import MAX_COUNT, TokenUsage
 
 REPORT: dict[str, Any] = {
     "cache_creation": {"ephemeral_1h_input_tokens": 300, "ephemeral_5m_input_tokens": 200},

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from budget_server.authority.schema import LEDGER_KIND
-from budget_server.storage.audit import CHECK_FAILED, MAX_FINDINGS, damage, one_moment
+from budget_server.database.audit import CHECK_FAILED, MAX_FINDINGS, damage, one_moment
 
 CLOCK_LEEWAY_MS = 5_000
 """How far the ledger may be ahead of the machine's clock, which people and programs set."""

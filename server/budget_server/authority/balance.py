@@ -15,8 +15,8 @@ from typing import Any
 
 from budget_server.authority.refusals import Refusal, deny_detail
 from budget_server.authority.requests import MAX_AMOUNT, OveragePolicy
-from budget_tools.money import Money
-from budget_tools.scopes import leaf
+from budget_tools.core.money import Money
+from budget_tools.core.scopes import leaf
 
 
 @dataclass(slots=True)

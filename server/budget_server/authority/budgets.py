@@ -12,8 +12,8 @@ from budget_server.authority.balance import Budget
 from budget_server.authority.periods import period_end_ms
 from budget_server.authority.refusals import Refusal
 from budget_server.authority.requests import MAX_AMOUNT, Caps, json_text, parse, plain
-from budget_tools.errors import InvalidArgumentError
-from budget_tools.scopes import LEVEL_VALUE, LEVELS
+from budget_tools.core.errors import InvalidArgumentError
+from budget_tools.core.scopes import LEVEL_VALUE, LEVELS
 
 
 def root_scope(tenant: str) -> str:

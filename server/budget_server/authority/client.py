@@ -28,10 +28,10 @@ from budget_server.authority.requests import (
     ReserveRequest,
     parse,
 )
-from budget_server.storage.asynchronous import AsyncFile
-from budget_server.storage.writer import Writer
-from budget_tools.ids import time_ordered_id
-from budget_tools.scopes import LEVELS
+from budget_server.database.asynchronous import AsyncFile
+from budget_server.database.writer import Writer
+from budget_tools.core.ids import time_ordered_id
+from budget_tools.core.scopes import LEVELS
 
 RequestT = TypeVar("RequestT", bound=Request)
 Body = BaseModel | dict[str, Any]

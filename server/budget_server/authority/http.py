@@ -39,8 +39,8 @@ from budget_server.authority.requests import (
     ReserveRequest,
     parse,
 )
-from budget_server.storage.asynchronous import AsyncFile
-from budget_tools.ids import time_ordered_id
+from budget_server.database.asynchronous import AsyncFile
+from budget_tools.core.ids import time_ordered_id
 
 RequestT = TypeVar("RequestT", bound=Request)
 Operation = Callable[[Ledger, str], Answer]

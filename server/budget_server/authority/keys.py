@@ -12,8 +12,8 @@ import apsw
 
 from budget_server.authority import rows, tenants
 from budget_server.authority.refusals import Refusal
-from budget_tools.errors import InvalidArgumentError
-from budget_tools.ids import time_ordered_id
+from budget_tools.core.errors import InvalidArgumentError
+from budget_tools.core.ids import time_ordered_id
 
 SECRET_PREFIX = "cyc_live_"  # noqa: S105 - how every Cycles key starts
 _SHOWN_CHARACTERS = len(SECRET_PREFIX) + 5

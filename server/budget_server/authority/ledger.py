@@ -56,7 +56,7 @@ from budget_server.authority.requests import (
 )
 from budget_server.authority.reservation import Reservation
 from budget_server.authority.timekeeping import Timekeeper
-from budget_tools.ids import time_ordered_id
+from budget_tools.core.ids import time_ordered_id
 
 ON_EXPIRY = "on_expiry"
 """Metadata key by which a holder chooses what expiry does: ``"release"`` (the default) or ``"charge"``."""

@@ -15,7 +15,7 @@ from budget_server.authority.refusals import Refusal
 from budget_server.authority.replay import Answer
 from budget_server.authority.requests import MAX_AMOUNT, MAX_KEY_CHARACTERS
 from budget_server.authority.reservation import Reservation
-from budget_tools.scopes import LEVELS
+from budget_tools.core.scopes import LEVELS
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 200
 

@@ -14,8 +14,8 @@ import apsw
 from budget_server.authority.refusals import Refusal, deny_detail
 from budget_server.authority.requests import Action, Subject, json_text
 from budget_server.authority.reservation import Reservation
-from budget_tools.errors import InvalidArgumentError
-from budget_tools.subjects import RUN_ID
+from budget_tools.core.errors import InvalidArgumentError
+from budget_tools.core.subjects import RUN_ID
 
 Window = Literal["run", "minute", "day"]
 WINDOWS: tuple[str, ...] = get_args(Window)

@@ -5,11 +5,11 @@ from budget_server.authority.balance import check_reservable
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.refusals import Refusal
 from budget_server.authority.requests import DecideRequest, parse
-from budget_server.storage.asynchronous import AsyncFile
-from budget_tools.ids import time_ordered_id
-from budget_tools.money import USD_MICROCENTS
-from budget_tools.raising import Shortfall, Want
-from budget_tools.subjects import Subject
+from budget_server.database.asynchronous import AsyncFile
+from budget_tools.core.ids import time_ordered_id
+from budget_tools.core.money import USD_MICROCENTS
+from budget_tools.core.subjects import Subject
+from budget_tools.mcp_tools.consent_raise import Shortfall, Want
 
 
 class RootBudget:

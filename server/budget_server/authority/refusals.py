@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from budget_tools.errors import StorageUnavailableError
+from budget_tools.core.errors import StorageUnavailableError
 
 
 class Refusal(Exception):  # noqa: N818 - the protocol's word; most refusals are ordinary answers

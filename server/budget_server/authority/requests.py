@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 from pydantic_core import to_json
 
 from budget_server.authority.refusals import Refusal
-from budget_tools.scopes import LEVEL_VALUE, LEVELS, derive_scopes
+from budget_tools.core.scopes import LEVEL_VALUE, LEVELS, derive_scopes
 
 MAX_AMOUNT = 2**63 - 1
 DEFAULT_GRACE_MS = 5_000

@@ -6,7 +6,7 @@ Every table is STRICT: a plain SQLite column would turn an integer past 64 bits 
 
 import apsw
 
-from budget_server.storage.schema import FileKind, Migration
+from budget_server.database.schema import FileKind, Migration
 
 APPLICATION_ID = 0x43594C31
 """``CYL1`` in the SQLite header, so that a foreign database is not taken for a ledger."""

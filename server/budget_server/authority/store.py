@@ -5,7 +5,7 @@ from pathlib import Path
 
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.schema import LEDGER_KIND
-from budget_server.storage.file import LOCK_DEADLINE_SECONDS, DurableFile, wall_ms
+from budget_server.database.file import LOCK_DEADLINE_SECONDS, DurableFile, wall_ms
 
 
 class LedgerStore(DurableFile[Ledger]):

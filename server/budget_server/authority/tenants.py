@@ -6,7 +6,7 @@ import apsw
 
 from budget_server.authority.refusals import Refusal, deny_detail
 from budget_server.authority.requests import OveragePolicy
-from budget_tools.scopes import LEVELS
+from budget_tools.core.scopes import LEVELS
 
 
 class Tenant(NamedTuple):

@@ -11,10 +11,10 @@ from pathlib import Path
 import apsw
 from pydantic import ValidationError
 
+from budget_server.database.audit import damage, one_moment
 from budget_server.delegations import rows
 from budget_server.delegations.encoding import from_json
 from budget_server.delegations.schema import DELEGATIONS_KIND
-from budget_server.storage.audit import damage, one_moment
 from budget_tools.delegation.log import turn_cost_microcents
 from budget_tools.delegation.records import TurnRecord
 from budget_tools.delegation.store import Spend

@@ -3,8 +3,8 @@
 import base64
 import json
 
+from budget_tools.core.errors import InvalidArgumentError
 from budget_tools.delegation.store import Stored
-from budget_tools.errors import InvalidArgumentError
 
 
 def write(last: Stored) -> str:

@@ -15,11 +15,11 @@ import apsw
 from budget_server.delegations import cursors, rows
 from budget_server.delegations.encoding import from_json, to_json
 from budget_server.delegations.limits import Limits, left_microcents
-from budget_server.delegations.owners import Owners
+from budget_server.delegations.workers import Owners
+from budget_tools.core.errors import InvalidArgumentError
+from budget_tools.core.money import USD_MICROCENTS
 from budget_tools.delegation.records import RESUMABLE, Status, Task
 from budget_tools.delegation.store import Call, LimitReachedError, Message, Orphan, Outcome, Spend, Step, Stored
-from budget_tools.errors import InvalidArgumentError
-from budget_tools.money import USD_MICROCENTS
 
 _NOTHING_LEFT: dict[Status, str] = {
     "completed": "is completed: delegate a new task instead",

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import apsw
 
-from budget_tools.errors import InvalidArgumentError
-from budget_tools.money import USD_MICROCENTS
+from budget_tools.core.errors import InvalidArgumentError
+from budget_tools.core.money import USD_MICROCENTS
 
 MAX_RUNNING = 64
 MAX_CHILDREN = 8

@@ -2,7 +2,7 @@
 
 import apsw
 
-from budget_server.storage.schema import FileKind
+from budget_server.database.schema import FileKind
 
 
 def _m001_delegations(db: apsw.Connection) -> None:

@@ -6,16 +6,16 @@ A caller that is cancelled before it hears of a start, a resume or an adoption l
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+from budget_server.database.asynchronous import AsyncFile
+from budget_server.database.file import LOCK_DEADLINE_SECONDS, DurableFile, wall_ms
+from budget_server.database.writer import Writer
 from budget_server.delegations.delegations import Delegations
 from budget_server.delegations.limits import MAX_CHILDREN, MAX_DEPTH, MAX_RUNNING, Limits
-from budget_server.delegations.owners import Owners
 from budget_server.delegations.schema import DELEGATIONS_KIND
-from budget_server.storage.asynchronous import AsyncFile
-from budget_server.storage.file import LOCK_DEADLINE_SECONDS, DurableFile, wall_ms
-from budget_server.storage.writer import Writer
+from budget_server.delegations.workers import Owners
+from budget_tools.core.errors import InvalidArgumentError, StorageUnavailableError
 from budget_tools.delegation.records import Status, Task
 from budget_tools.delegation.store import Call, DelegationStore, Message, Orphan, Spend, Step, Stored
-from budget_tools.errors import InvalidArgumentError, StorageUnavailableError
 
 DELEGATIONS_FILE = "delegations.sqlite3"
 

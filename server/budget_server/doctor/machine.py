@@ -10,11 +10,11 @@ from pathlib import Path
 
 import apsw
 
+from budget_server.config.settings import Settings
+from budget_server.database.file import OLDEST_SAFE_SQLITE
 from budget_server.doctor.finding import Finding, ok, problem, warning
-from budget_server.host_entry import PROGRAM
-from budget_server.settings import Settings
-from budget_server.storage.file import OLDEST_SAFE_SQLITE
-from budget_tools.errors import ConfigurationError
+from budget_server.hosts.entry import PROGRAM
+from budget_tools.core.errors import ConfigurationError
 
 PACKAGES = ("mcp", "anthropic", "runcycles", "genai-prices", "pydantic")
 """Those whose versions matter most to what may go wrong."""

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from budget_server.config.settings import Settings
 from budget_server.doctor.finding import Finding, ok, problem, warning
-from budget_server.host_entry import is_ours
-from budget_server.host_file import HostFile
-from budget_server.hosts import HOSTS, Host, user_file
-from budget_server.json_text import read_object
-from budget_server.settings import Settings
-from budget_tools.delegation.servers_file import ServersFile
-from budget_tools.delegation.toolbox import Toolbox
-from budget_tools.errors import BudgetError, ConfigurationError, InvalidArgumentError, IssuerUnavailableError
+from budget_server.hosts.config_file import HostFile
+from budget_server.hosts.entry import is_ours
+from budget_server.hosts.json_edit import read_object
+from budget_server.hosts.registry import HOSTS, Host, user_file
+from budget_tools.core.errors import BudgetError, ConfigurationError, InvalidArgumentError, IssuerUnavailableError
+from budget_tools.subagent_tools.config import ServersFile
+from budget_tools.subagent_tools.toolbox import Toolbox
 
 REQUEST_SECONDS = 15.0
 """Longest wait for the Claude API."""
@@ -95,7 +95,7 @@ def issuer(settings: Settings, *, is_online: bool) -> Iterator[Finding]:
         taken += f", all as the tenant {settings.subject.tenant}"
     yield ok(taken if is_online else f"{taken}; --online asks for its keys")
     if is_online:
-        from budget_server.access.issuer import Issuer  # here: it brings cryptography
+        from budget_server.auth.issuer import Issuer  # here: it brings cryptography
 
         try:
             keys = asyncio.run(Issuer(url, jwks_url=settings.budget_oauth_jwks_url).read())

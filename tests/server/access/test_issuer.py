@@ -8,9 +8,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse
 
-from budget_server.access import issuer as limits
-from budget_server.access.issuer import FRESH_SECONDS, LIFETIME_SECONDS, MAX_BYTES, Issuer
-from budget_tools.errors import IssuerUnavailableError
+from budget_server.auth import issuer as limits
+from budget_server.auth.issuer import FRESH_SECONDS, LIFETIME_SECONDS, MAX_BYTES, Issuer
+from budget_tools.core.errors import IssuerUnavailableError
 from contract.face import Face
 from issuing import LoopbackIssuer, issuer_at, jwk_of, new_key
 

@@ -10,7 +10,7 @@ import pytest
 
 from budget_server.authority.audit import audit
 from budget_server.authority.store import LedgerStore
-from budget_server.storage.audit import MAX_FINDINGS
+from budget_server.database.audit import MAX_FINDINGS
 from contract.harness import BOT, LEAF, NOON_MS, ROOT, Clock
 from contract.local import opened
 

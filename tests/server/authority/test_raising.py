@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from budget_server.authority.budgets import all_budgets, allocate
 from budget_server.authority.raising import RootBudget
-from budget_server.storage.asynchronous import AsyncFile
-from budget_tools.money import USD_MICROCENTS
-from budget_tools.raising import Want
-from budget_tools.subjects import Subject
+from budget_server.database.asynchronous import AsyncFile
+from budget_tools.core.money import USD_MICROCENTS
+from budget_tools.core.subjects import Subject
+from budget_tools.mcp_tools.consent_raise import Want
 from contract.harness import Clock
 from contract.local import EmbeddedAuthority, opened
 

@@ -14,7 +14,7 @@ from budget_server.authority.ledger import Ledger
 from budget_server.authority.refusals import LedgerUnavailableError
 from budget_server.authority.schema import MIGRATIONS
 from budget_server.authority.store import LedgerStore
-from budget_tools.errors import ConfigurationError
+from budget_tools.core.errors import ConfigurationError
 from contract.answers import assert_refused, body_of
 from contract.harness import NOON_MS, ROOT, Clock
 from contract.local import EmbeddedAuthority, opened

@@ -12,7 +12,7 @@ from budget_server.authority.budgets import allocate_first
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.refusals import LedgerUnavailableError, Refusal
 from budget_server.authority.store import LedgerStore
-from budget_server.storage.writer import MAX_GROUP, Writer
+from budget_server.database.writer import MAX_GROUP, Writer
 from contract.harness import Clock
 
 

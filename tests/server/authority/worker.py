@@ -39,7 +39,7 @@ def try_many(path: Path, name: str, tries: int) -> None:
     from runcycles import CyclesConfig
 
     from budget_server.authority.client import EmbeddedCyclesClient
-    from budget_server.storage.writer import Writer
+    from budget_server.database.writer import Writer
 
     statuses: list[int] = []
 

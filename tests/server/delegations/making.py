@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from budget_server.delegations.store import SqliteDelegationStore
+from budget_tools.core.errors import InvalidArgumentError
 from budget_tools.delegation.records import Task
 from budget_tools.delegation.store import Call, DelegationStore, Outcome, Spend, Step, Stored
-from budget_tools.errors import InvalidArgumentError
 
 TENANT = "acme"
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from budget_server.delegations.store import SqliteDelegationStore
+from budget_tools.core.errors import InvalidArgumentError
 from budget_tools.delegation.records import RESUMABLE, Status
 from budget_tools.delegation.store import Call, LimitReachedError, Outcome, Step
-from budget_tools.errors import InvalidArgumentError
 from contract.harness import Clock
 from server.delegations.making import TENANT, call, spend, task
 

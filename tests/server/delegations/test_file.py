@@ -9,8 +9,8 @@ import pytest
 
 from budget_server.authority.store import LedgerStore
 from budget_server.delegations.store import DELEGATIONS_FILE, SqliteDelegationStore
+from budget_tools.core.errors import ConfigurationError, StorageUnavailableError
 from budget_tools.delegation.store import Message, Step
-from budget_tools.errors import ConfigurationError, StorageUnavailableError
 from server.delegations.making import TENANT, started
 
 pytestmark = pytest.mark.anyio

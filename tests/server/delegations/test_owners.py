@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from budget_server.delegations.owners import Owners, may_have_orphans
 from budget_server.delegations.store import SqliteDelegationStore
+from budget_server.delegations.workers import Owners, may_have_orphans
 from budget_tools.delegation.store import Outcome, Step
 from server.delegations.making import TENANT, call, held, spend, started, stopped
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from budget_server.delegations.store import SqliteDelegationStore
+from budget_tools.core.money import Money
 from budget_tools.delegation.records import TurnRecord
 from budget_tools.delegation.store import LimitReachedError, Message, Outcome, Spend, Step
-from budget_tools.money import Money
 from contract.harness import Clock
 from server.delegations.making import TENANT, spend, started, stopped
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from budget_server.storage.placement import SETTLING_SECONDS, TRUSTED_SECONDS, Placement
+from budget_server.database.file_identity import SETTLING_SECONDS, TRUSTED_SECONDS, Placement
 
 NAMES = ("ledger", "ledger-wal")
 
@@ -94,7 +94,7 @@ def test_another_file_in_their_place_is_noticed(data: Path, befall: Callable[[Pa
 
 def test_a_change_at_the_same_time_as_the_one_before_is_noticed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Coarse clocks give two changes of a directory one time, so a new one is not trusted yet."""
-    monkeypatch.setattr("budget_server.storage.placement._stamp", lambda _: (1,))
+    monkeypatch.setattr("budget_server.database.file_identity._stamp", lambda _: (1,))
     clock = Clock()
     placement = Placement([data / name for name in NAMES], clock=clock)
     assert placement.is_kept()
@@ -108,7 +108,7 @@ def test_a_change_at_the_same_time_as_the_one_before_is_noticed(data: Path, monk
 
 def test_a_directory_that_keeps_no_times_is_not_believed_for_ever(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a file system that does not tell a directory of its names."""
-    monkeypatch.setattr("budget_server.storage.placement._stamp", lambda _: (1,))
+    monkeypatch.setattr("budget_server.database.file_identity._stamp", lambda _: (1,))
     clock = Clock()
     placement = Placement([data / name for name in NAMES], clock=clock)
     for _ in range(2):

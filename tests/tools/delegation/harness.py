@@ -12,12 +12,12 @@ from mcp import Client
 from mcp.types import CallToolResult
 from pydantic import SecretStr
 
-from budget_server.app import create_server
 from budget_server.authority import budgets
 from budget_server.authority.client import EmbeddedCyclesClient
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.listing import balances
 from budget_server.authority.store import LedgerStore
+from budget_server.config.settings import Settings
 from budget_server.delegations.store import SqliteDelegationStore
 from budget_server.demo.scripted_claude import (
     COUNT_TOKENS_PATH,
@@ -28,11 +28,11 @@ from budget_server.demo.scripted_claude import (
     ToolCall,
     Turn,
 )
+from budget_server.mcp_server.server import create_server
 from budget_server.services import LEDGER_FILE, Services
-from budget_server.settings import Settings
+from budget_tools.core.money import USD_MICROCENTS, parse_usd
 from budget_tools.delegation.loop import Delegation
 from budget_tools.delegation.store import Stored
-from budget_tools.money import USD_MICROCENTS, parse_usd
 from hosting import text_of
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from budget_tools.delegation.toolbox import Toolbox
+from budget_tools.subagent_tools.toolbox import Toolbox
 from tools.delegation.harness import servers_file
 
 

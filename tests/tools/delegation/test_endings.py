@@ -8,8 +8,8 @@ import pytest
 
 from budget_server.authority.quotas import Quota, set_quota
 from budget_server.demo.scripted_claude import Failure, ToolCall, Turn, Usage, count_input_tokens
-from budget_tools.money import format_usd
-from budget_tools.tokens import with_margin
+from budget_tools.core.money import format_usd
+from budget_tools.pricing.tokens import with_margin
 from tools.delegation.harness import MODEL, OpenBench, background
 
 pytestmark = pytest.mark.anyio

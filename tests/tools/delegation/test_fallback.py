@@ -8,7 +8,7 @@ import pytest
 
 from budget_server.demo.scripted_claude import Turn
 from budget_tools.delegation import choice
-from budget_tools.usage import TokenUsage
+from budget_tools.pricing.usage import TokenUsage
 from tools.delegation.harness import LOOK, MODEL, TOOLS, Bench, OpenBench, background, looks
 
 pytestmark = pytest.mark.anyio

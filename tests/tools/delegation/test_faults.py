@@ -7,7 +7,8 @@ from typing import Any, get_args
 import pytest
 
 from budget_server.demo.scripted_claude import Answer, Failure, Fault, ToolCall, Turn
-from budget_tools.delegation import claude, turn
+from budget_tools.claude import client
+from budget_tools.delegation import turn
 from tools.delegation.harness import OpenBench
 
 pytestmark = pytest.mark.anyio
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(autouse=True)
 def _brief_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence and backoff are real here, but short."""
-    monkeypatch.setattr(claude, "REQUEST_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(client, "REQUEST_TIMEOUT_SECONDS", 0.3)
     monkeypatch.setattr(turn, "FIRST_BACKOFF_SECONDS", 0.01)
 
 

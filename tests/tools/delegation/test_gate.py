@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from budget_server.demo.scripted_claude import COUNT_TOKENS_PATH, Turn
-from budget_tools.delegation.claude import Failure, Ticket
-from budget_tools.delegation.reply import Reply
-from budget_tools.errors import UngatedRequestError
+from budget_tools.claude.client import Failure, Ticket
+from budget_tools.claude.stream import Reply
+from budget_tools.core.errors import UngatedRequestError
 from tools.delegation.harness import MODEL, OpenBench
 
 pytestmark = pytest.mark.anyio

@@ -11,10 +11,10 @@ import pytest
 
 from budget_server.authority.listing import list_reservations
 from budget_server.authority.store import LedgerStore
+from budget_server.database.file import wall_ms
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
 from budget_server.services import LEDGER_FILE
-from budget_server.storage.file import wall_ms
-from budget_tools.delegation.spending import LEASE_MS
+from budget_tools.spends.reserver import LEASE_MS
 from tools.delegation.harness import PATIENCE_SECONDS, ledger_balance
 
 pytestmark = pytest.mark.anyio

@@ -7,8 +7,8 @@ import anyio
 import pytest
 
 from budget_server.authority.quotas import Quota, set_quota
+from budget_server.database.file import wall_ms
 from budget_server.demo.scripted_claude import Failure, ReceivedRequest, ToolCall, Turn, Usage
-from budget_server.storage.file import wall_ms
 from budget_tools.delegation import choice
 from tools.delegation.harness import LOOK, TOOLS, Bench, OpenBench, background, last_words, looks
 

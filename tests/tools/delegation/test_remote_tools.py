@@ -10,9 +10,9 @@ import pytest
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp
 
-from budget_tools.delegation import tool_servers
-from budget_tools.delegation.toolbox import SubagentTool
-from budget_tools.errors import ConfigurationError
+from budget_tools.core.errors import ConfigurationError
+from budget_tools.subagent_tools import connections
+from budget_tools.subagent_tools.toolbox import SubagentTool
 from tools.delegation.harness import happens, shed
 from tools.delegation.remote import OldServer, Port, Warehouse, open_toolbox, refusal
 
@@ -238,7 +238,7 @@ async def test_a_server_over_http_that_never_answers_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """It must not hang the call that needs it."""
-    monkeypatch.setattr(tool_servers, "START_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "START_SECONDS", 0.3)
 
     async def app(_scope: Any, receive: Any, _send: Any) -> None:
         while (await receive())["type"] != "http.disconnect":

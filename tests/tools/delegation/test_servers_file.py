@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from budget_tools.delegation.toolbox import Toolbox, ToolPrice
-from budget_tools.errors import ConfigurationError, InvalidArgumentError
+from budget_tools.core.errors import ConfigurationError, InvalidArgumentError
+from budget_tools.subagent_tools.toolbox import Toolbox, ToolPrice
 from tools.delegation.harness import servers_file, shed
 from tools.delegation.remote import open_toolbox
 

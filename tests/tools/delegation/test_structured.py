@@ -12,7 +12,7 @@ from anthropic import transform_schema
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budget_tools.delegation.structured import (
+from budget_tools.claude.output_schema import (
     MAX_PROBLEM_CHARACTERS,
     MAX_SCHEMA_CHARACTERS,
     Mismatch,
@@ -20,7 +20,7 @@ from budget_tools.delegation.structured import (
     Structured,
     repair_notice,
 )
-from budget_tools.errors import InvalidArgumentError
+from budget_tools.core.errors import InvalidArgumentError
 
 STRING = {"type": "string"}
 BIKE: dict[str, Any] = {
@@ -314,7 +314,7 @@ def test_a_schema_stays_as_it_was_when_it_was_read() -> None:
 
 def test_a_process_that_asks_for_no_structure_does_not_wait_for_it() -> None:
     """The Claude client alone takes about a second to import."""
-    code = "import budget_tools.delegation.structured, sys; print({'anthropic', 'jsonschema'} & sys.modules.keys())"
+    code = "import budget_tools.claude.output_schema, sys; print({'anthropic', 'jsonschema'} & sys.modules.keys())"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

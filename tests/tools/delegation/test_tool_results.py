@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from budget_tools.delegation.tool_results import (
+from budget_tools.subagent_tools.results import (
     MAX_IMAGE_CHARACTERS,
     MAX_IMAGES,
     MAX_IMAGES_CHARACTERS,

@@ -7,8 +7,8 @@ from typing import Any
 import anyio
 import pytest
 
-from budget_tools.delegation.toolbox import Toolbox, ToolOutcome
-from budget_tools.errors import ConfigurationError, InvalidArgumentError
+from budget_tools.core.errors import ConfigurationError, InvalidArgumentError
+from budget_tools.subagent_tools.toolbox import Toolbox, ToolOutcome
 from tools.delegation.harness import shed
 from tools.delegation.remote import open_toolbox
 

@@ -8,12 +8,12 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from budget_server.config.settings import Settings
 from budget_server.demo.scripted_claude import ToolCall, Turn
 from budget_server.services import Services
-from budget_server.settings import Settings
-from budget_tools.delegation import tool_servers
-from budget_tools.delegation.tool_results import MAX_RESULT_CHARACTERS
-from budget_tools.errors import ConfigurationError
+from budget_tools.core.errors import ConfigurationError
+from budget_tools.subagent_tools import connections
+from budget_tools.subagent_tools.results import MAX_RESULT_CHARACTERS
 from tools.delegation.harness import PATIENCE_SECONDS, Bench, OpenBench, shed, tool_results
 
 pytestmark = pytest.mark.anyio
@@ -160,7 +160,7 @@ async def test_a_tool_that_does_not_answer_in_time_is_an_error_result(
     bench: OpenBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One tool must not hold a delegation for ever; alone in its turn, this one waits for a second call."""
-    monkeypatch.setattr(tool_servers, "CALL_SECONDS", 2)
+    monkeypatch.setattr(connections, "CALL_SECONDS", 2)
     b = await bench(asks(ToolCall("shed__meet")))
 
     result = await b.delegate(tools=["shed__meet"])
@@ -254,7 +254,7 @@ async def test_a_server_that_never_answers_is_given_up_and_stopped(
     bench: OpenBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It must neither hang the call nor be taken for a server without tools the next time."""
-    monkeypatch.setattr(tool_servers, "START_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "START_SECONDS", 0.5)
     b = await bench([], servers={"mute": shed("--mute")})
 
     first, second = await b.refused(tools=["mute__*"]), await b.refused(tools=["mute__*"])

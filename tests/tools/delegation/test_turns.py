@@ -9,8 +9,8 @@ import anyio
 import pytest
 
 from budget_server.demo.scripted_claude import COUNT_TOKENS_PATH, Failure, ScriptedClaude, ToolCall, Turn, Usage
-from budget_tools.tokens import most_input_tokens, with_margin
-from budget_tools.usage import TokenUsage
+from budget_tools.pricing.tokens import most_input_tokens, with_margin
+from budget_tools.pricing.usage import TokenUsage
 from tools.delegation.harness import MODEL, CountlessClaude, OpenBench, background
 
 pytestmark = pytest.mark.anyio

@@ -3,7 +3,7 @@
 import pytest
 
 from budget_server.demo.scripted_claude import Turn, Usage
-from budget_tools.money import parse_usd
+from budget_tools.core.money import parse_usd
 from hosting import text_of
 from tools.delegation.harness import OpenBench, beside
 

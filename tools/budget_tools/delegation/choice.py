@@ -18,23 +18,23 @@ from dataclasses import dataclass, replace
 
 import anyio
 
-from budget_tools.cycles import Denial
+from budget_tools.claude.client import Claude, Failure
+from budget_tools.core.errors import AuthorityError
+from budget_tools.core.ids import time_ordered_id
+from budget_tools.core.money import Money, format_usd
 from budget_tools.delegation.caps import Allowance
-from budget_tools.delegation.claude import Claude, Failure
 from budget_tools.delegation.conversation import Conversation, last_turn_notice, notice
+from budget_tools.delegation.delegation_budget import FINAL_DENIALS, Purse
 from budget_tools.delegation.log import DelegationLog
 from budget_tools.delegation.policy import Fit, Fitter, request_options
-from budget_tools.delegation.purse import FINAL_DENIALS, Purse
 from budget_tools.delegation.records import Status, Task
 from budget_tools.delegation.request import RequestBuilder, Way
-from budget_tools.delegation.spending import HOLD_MS, LEASE_MS, LimitDenial, Order
 from budget_tools.delegation.stop import Stop
 from budget_tools.delegation.store import Message, Outcome
 from budget_tools.delegation.turn import Prepared, TurnPlan, TurnResult, TurnTaker
-from budget_tools.errors import AuthorityError
-from budget_tools.ids import time_ordered_id
-from budget_tools.money import Money, format_usd
-from budget_tools.pricing import PriceBook
+from budget_tools.pricing.book import PriceBook
+from budget_tools.spends.reserver import HOLD_MS, LEASE_MS, LimitDenial, Order
+from budget_tools.spends.responses import Denial
 
 logger = logging.getLogger(__name__)
 

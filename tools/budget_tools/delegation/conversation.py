@@ -8,11 +8,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from budget_tools.claude.stream import Reply
+from budget_tools.core.money import format_usd
 from budget_tools.delegation.records import Task, TurnRecord
-from budget_tools.delegation.reply import Reply
 from budget_tools.delegation.store import Message
-from budget_tools.money import format_usd
-from budget_tools.tokens import most_input_tokens
+from budget_tools.pricing.tokens import most_input_tokens
 
 _THOUGHTS = frozenset({"thinking", "redacted_thinking"})
 """Content that is bound to the model which made it: another one refuses it (Messages API, thinking)."""

@@ -15,26 +15,26 @@ from typing import Literal
 import anyio
 from runcycles import AsyncCyclesClient
 
+from budget_tools.claude.client import Claude
+from budget_tools.claude.output_schema import Mismatch, OutputSchema, repair_notice
+from budget_tools.claude.stream import Reply
+from budget_tools.core.errors import BudgetError
+from budget_tools.core.money import Money, format_usd
 from budget_tools.delegation.caps import Allowance
 from budget_tools.delegation.choice import LAST_STEP, Denied, Landing, Taken, TurnChooser
-from budget_tools.delegation.claude import Claude
 from budget_tools.delegation.conversation import Conversation, notice, opening
+from budget_tools.delegation.delegation_budget import Purse
 from budget_tools.delegation.log import DelegationLog
-from budget_tools.delegation.purse import Purse
 from budget_tools.delegation.records import Status, Task, TurnRecord
-from budget_tools.delegation.reply import Reply
 from budget_tools.delegation.request import RequestBuilder
 from budget_tools.delegation.runaway import RunawayWatch
-from budget_tools.delegation.spending import Spender
 from budget_tools.delegation.stop import Stop
 from budget_tools.delegation.store import DelegationStore, Message, Outcome, Stored
-from budget_tools.delegation.structured import Mismatch, OutputSchema, repair_notice
 from budget_tools.delegation.tool_calls import ToolCaller
-from budget_tools.delegation.toolbox import SubagentTool
 from budget_tools.delegation.turn import TurnResult, TurnTaker
-from budget_tools.errors import BudgetError
-from budget_tools.money import Money, format_usd
-from budget_tools.pricing import PriceBook
+from budget_tools.pricing.book import PriceBook
+from budget_tools.spends.reserver import Spender
+from budget_tools.subagent_tools.toolbox import SubagentTool
 
 logger = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from budget_tools.errors import InvalidArgumentError
-from budget_tools.pricing import PLAIN_REQUEST, PriceBook, RequestOptions
+from budget_tools.core.errors import InvalidArgumentError
+from budget_tools.pricing.book import PLAIN_REQUEST, PriceBook, RequestOptions
 
 MIN_OUTPUT_TOKENS = 256
 """Under this an answer is rarely worth its prompt: the delegation stops instead."""

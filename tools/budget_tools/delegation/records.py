@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from budget_tools.money import Money
-from budget_tools.subjects import Subject
+from budget_tools.core.money import Money
+from budget_tools.core.subjects import Subject
 
 Status = Literal["completed", "running", "budget_exhausted", "max_turns", "cancelled", "refused", "failed"]
 

@@ -17,15 +17,15 @@ from typing import Any
 
 from runcycles import AsyncCyclesClient, CyclesResponse
 
-from budget_tools.cycles import body_of
+from budget_tools.claude.output_schema import Mismatch, OutputSchema
+from budget_tools.core.errors import AuthorityError, AuthorityUnavailableError
+from budget_tools.core.money import Money
 from budget_tools.delegation.conversation import final_answer
 from budget_tools.delegation.log import turn_cost_microcents
 from budget_tools.delegation.records import ToolCallRecord, TurnRecord
 from budget_tools.delegation.store import DelegationStore, Orphan, Outcome, Spend, Step, Stored
-from budget_tools.delegation.structured import Mismatch, OutputSchema
-from budget_tools.errors import AuthorityError, AuthorityUnavailableError
-from budget_tools.money import Money
-from budget_tools.settling import is_booked, is_committed
+from budget_tools.spends.responses import body_of
+from budget_tools.spends.settlement import is_booked, is_committed
 
 logger = logging.getLogger(__name__)
 

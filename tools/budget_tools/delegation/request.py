@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from budget_tools.claude.client import Claude
+from budget_tools.claude.output_schema import OutputSchema
 from budget_tools.delegation.caps import NO_CAPS, Allowance
-from budget_tools.delegation.claude import Claude
 from budget_tools.delegation.conversation import Conversation, system_prompt
 from budget_tools.delegation.policy import Fitter
 from budget_tools.delegation.records import Task
 from budget_tools.delegation.stop import Stop
 from budget_tools.delegation.store import Message
-from budget_tools.delegation.structured import OutputSchema
-from budget_tools.delegation.toolbox import SubagentTool
-from budget_tools.tokens import most_input_tokens, with_margin
+from budget_tools.pricing.tokens import most_input_tokens, with_margin
+from budget_tools.subagent_tools.toolbox import SubagentTool
 
 NOTICE_TOKENS = 600
 """More than any notice of a last turn has: it may have to be told after the turn was reserved."""

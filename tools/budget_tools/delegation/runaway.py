@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, Literal
 
-from budget_tools.money import format_usd
+from budget_tools.core.money import format_usd
 
 Kind = Literal["wall_clock", "repetition", "cost_growth"]
 

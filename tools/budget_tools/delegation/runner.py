@@ -18,20 +18,20 @@ from typing import Any
 import anyio
 from runcycles import AsyncCyclesClient
 
-from budget_tools.cycles import remaining
-from budget_tools.delegation.claude import Claude
+from budget_tools.claude.client import Claude
+from budget_tools.claude.output_schema import OutputSchema
+from budget_tools.core.errors import AuthorityError, BudgetError, ConfigurationError, InvalidArgumentError
+from budget_tools.core.ids import time_ordered_id
+from budget_tools.core.money import USD_MICROCENTS
+from budget_tools.core.subjects import Subject
 from budget_tools.delegation.loop import Delegation, Means
 from budget_tools.delegation.records import Status, Task
 from budget_tools.delegation.recovery import INTERRUPTED, settle_orphans
 from budget_tools.delegation.store import Call, DelegationStore, Message, Orphan, Step, Stored
-from budget_tools.delegation.structured import OutputSchema
-from budget_tools.delegation.toolbox import Toolbox
 from budget_tools.delegation.views import Kept, View
-from budget_tools.errors import AuthorityError, BudgetError, ConfigurationError, InvalidArgumentError
-from budget_tools.ids import time_ordered_id
-from budget_tools.money import USD_MICROCENTS
-from budget_tools.pricing import PriceBook
-from budget_tools.subjects import Subject
+from budget_tools.pricing.book import PriceBook
+from budget_tools.spends.responses import remaining
+from budget_tools.subagent_tools.toolbox import Toolbox
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from budget_tools.core.errors import BudgetError
 from budget_tools.delegation.records import Status, Task, TurnRecord
-from budget_tools.errors import BudgetError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,18 +11,18 @@ from typing import Any
 
 import anyio
 
+from budget_tools.claude.stream import ToolUse
+from budget_tools.core.errors import AuthorityError
+from budget_tools.core.ids import time_ordered_id
+from budget_tools.core.money import Money
+from budget_tools.core.subjects import Subject
 from budget_tools.delegation.caps import Allowance
 from budget_tools.delegation.log import DelegationLog
 from budget_tools.delegation.records import PARENT_META, ToolCallRecord, TurnRecord
-from budget_tools.delegation.reply import ToolUse
-from budget_tools.delegation.spending import Lease, LimitDenial, NotSpentError, Order, Spender
 from budget_tools.delegation.stop import Stop
 from budget_tools.delegation.store import Message
-from budget_tools.delegation.toolbox import SubagentTool, ToolOutcome, failed
-from budget_tools.errors import AuthorityError
-from budget_tools.ids import time_ordered_id
-from budget_tools.money import Money
-from budget_tools.subjects import Subject
+from budget_tools.spends.reserver import Lease, LimitDenial, NotSpentError, Order, Spender
+from budget_tools.subagent_tools.toolbox import SubagentTool, ToolOutcome, failed
 
 _CUT_OFF = "This call was cut off when the delegation was stopped; whether it took effect is not known."
 

@@ -18,20 +18,20 @@ from typing import Any
 
 import anyio
 
-from budget_tools.cycles import Denial
+from budget_tools.claude.client import Claude, Failure, Ticket
+from budget_tools.claude.stream import Reply
+from budget_tools.core.errors import BudgetError, UsageError
+from budget_tools.core.money import Money
 from budget_tools.delegation.caps import NO_CAPS, Allowance
-from budget_tools.delegation.claude import Claude, Failure, Ticket
 from budget_tools.delegation.conversation import said, said_so_far
 from budget_tools.delegation.log import DelegationLog
 from budget_tools.delegation.records import TurnRecord
-from budget_tools.delegation.reply import Reply
-from budget_tools.delegation.spending import Lease, LimitDenial, NotSpentError, Order, Spender
 from budget_tools.delegation.stop import Stop
 from budget_tools.delegation.store import Message
-from budget_tools.errors import BudgetError, UsageError
-from budget_tools.money import Money
-from budget_tools.pricing import Charge, PriceBook
-from budget_tools.usage import TokenUsage
+from budget_tools.pricing.book import Charge, PriceBook
+from budget_tools.pricing.usage import TokenUsage
+from budget_tools.spends.reserver import Lease, LimitDenial, NotSpentError, Order, Spender
+from budget_tools.spends.responses import Denial
 
 logger = logging.getLogger(__name__)
 

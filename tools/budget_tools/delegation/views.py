@@ -5,9 +5,9 @@ from typing import Protocol
 
 import anyio
 
+from budget_tools.core.money import Money
 from budget_tools.delegation.records import Task, TurnRecord
 from budget_tools.delegation.store import Outcome, Stored
-from budget_tools.money import Money
 
 POLL_SECONDS = 0.5
 """How often a delegation of another process is looked at."""

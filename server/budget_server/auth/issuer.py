@@ -1,0 +1,222 @@
+"""The keys of an OAuth authorization server: where it publishes them, and how long they are believed.
+
+They are asked for when a token first needs one, so that a server starts whether or not its issuer is up. However many
+tokens name a key that nobody knows, the issuer is asked only so often; and however long it is down, a key that it may
+have withdrawn meanwhile is not believed for ever.
+"""
+
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import anyio
+import httpx2
+from jwt import PyJWK
+from jwt.exceptions import PyJWTError
+from mcp.client.auth.utils import build_oauth_authorization_server_metadata_discovery_urls
+from pydantic import BaseModel, ValidationError
+
+from budget_server.config.urls import is_protected
+from budget_tools.core.errors import IssuerUnavailableError
+
+logger = logging.getLogger(__name__)
+
+ALGORITHMS = frozenset(
+    {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}  # RFC 7518, RFC 8037
+)
+"""Signatures that are accepted. Those by a shared secret are not: whoever can check one could make one."""
+
+FRESH_SECONDS = 300.0
+"""How long keys are used before the issuer is asked whether they still are its own."""
+
+LIFETIME_SECONDS = 3_600.0
+"""How long they are used at most, where it gives no answer."""
+
+FETCH_SECONDS = 10.0
+"""Longest wait for its keys, the way to them included."""
+
+MAX_FETCHES, WINDOW_SECONDS = 6, 60.0
+"""How often it is asked in how long a time, whatever tokens come."""
+
+MAX_BYTES = 256 << 10
+"""Longest answer of an issuer that is read."""
+
+
+class _Metadata(BaseModel):
+    """What is needed of the metadata of an authorization server (RFC 8414; OpenID Connect Discovery 1.0)."""
+
+    issuer: str
+    jwks_uri: str
+
+
+class Keys:
+    """The keys of a JWK Set that check signatures (RFC 7517).
+
+    Args:
+        document: the set as it was published.
+        read_at: when, in seconds of the reader's clock.
+    """
+
+    def __init__(self, document: Mapping[str, Any], read_at: float) -> None:
+        published = document.get("keys")
+        entries = [each for each in published if isinstance(each, dict)] if isinstance(published, list) else []
+        self._entries = [each for each in entries if _checks_signatures(each)]
+        self._made: dict[tuple[str, str], PyJWK] = {}
+        self.read_at = read_at
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, key_id: str, algorithm: str) -> PyJWK | None:
+        """Give the key of this name if it is one of this algorithm's."""
+        made = self._made.get((key_id, algorithm))
+        if made is not None:
+            return made
+        for entry in self._entries:
+            if entry["kid"] == key_id and entry.get("alg", algorithm) == algorithm:
+                try:
+                    key = PyJWK(entry, algorithm)
+                except PyJWTError:
+                    continue
+                self._made[key_id, algorithm] = key
+                return key
+        return None
+
+
+class Issuer:
+    """An authorization server whose signatures are believed.
+
+    Args:
+        url: its issuer identifier, exactly as it writes it.
+        jwks_url: where its keys are; found out from its metadata if left out.
+        clock: seconds of a clock that never goes back.
+    """
+
+    def __init__(self, url: str, *, jwks_url: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+        self._url = url
+        self._jwks_url = jwks_url
+        self._clock = clock
+        self._keys: Keys | None = None
+        self._trouble = ""
+        self._turn = anyio.Lock()
+        self._answers = 0
+        self._fetches: deque[float] = deque(maxlen=MAX_FETCHES)
+
+    async def key(self, key_id: str, algorithm: str) -> PyJWK | None:
+        """Give the key of this name; ``None`` if the issuer has none for the algorithm.
+
+        Raises:
+            IssuerUnavailableError: no keys are known.
+        """
+        keys = self._keys
+        if keys is not None and self._clock() - keys.read_at < FRESH_SECONDS:
+            found = keys.find(key_id, algorithm)
+            if found is not None:
+                return found
+        return (await self._renewed()).find(key_id, algorithm)
+
+    async def read(self) -> Keys:
+        """Ask the issuer for its keys.
+
+        Raises:
+            IssuerUnavailableError: it gives none.
+        """
+        try:
+            with anyio.fail_after(FETCH_SECONDS):
+                keys = Keys(await self._get(self._jwks_url or await self._discovered()), self._clock())
+        except TimeoutError:
+            raise self._unavailable(f"gave no answer within {FETCH_SECONDS:g} s") from None
+        except httpx2.HTTPError as exc:
+            raise self._unavailable(f"cannot be reached ({type(exc).__name__})") from exc
+        if not keys:
+            raise self._unavailable("publishes no key that checks signatures")
+        return keys
+
+    async def _renewed(self) -> Keys:
+        answers = self._answers
+        async with self._turn:
+            # Whoever waited meanwhile shares the answer of who asked.
+            if self._answers == answers and self._may_ask():
+                try:
+                    self._keys, self._trouble = await self.read(), ""
+                except IssuerUnavailableError as exc:
+                    self._trouble = exc.message
+                    logger.warning("%s", exc.message)
+                self._answers += 1
+        keys = self._keys
+        if keys is None or self._clock() - keys.read_at >= LIFETIME_SECONDS:
+            raise IssuerUnavailableError(self._trouble or f"The OAuth issuer {self._url} was asked too often.")
+        return keys
+
+    def _may_ask(self) -> bool:
+        now = self._clock()
+        if len(self._fetches) == MAX_FETCHES and now - self._fetches[0] < WINDOW_SECONDS:
+            return False
+        self._fetches.append(now)
+        return True
+
+    async def _discovered(self) -> str:
+        """Find the address of the keys in the issuer's metadata, at the first of its addresses that has any."""
+        refusal: IssuerUnavailableError | None = None
+        for url in build_oauth_authorization_server_metadata_discovery_urls(self._url, self._url):
+            try:
+                document = await self._get(url)
+            except IssuerUnavailableError as exc:
+                refusal = refusal or exc
+                continue
+            try:
+                metadata = _Metadata.model_validate(document)
+            except ValidationError:
+                raise self._unavailable(f"has no jwks_uri in {url}: set BUDGET_OAUTH_JWKS_URL") from None
+            if metadata.issuer != self._url:  # RFC 8414, section 3.3
+                raise self._unavailable(f"calls itself something else in {url}: set BUDGET_OAUTH_ISSUER to that")
+            # Another user of this machine could answer at a port of it: only an issuer that is here may name one.
+            if not is_protected(metadata.jwks_uri) or (_is_https(self._url) and not _is_https(metadata.jwks_uri)):
+                raise self._unavailable(f"names an address of its keys in {url} that is not https")
+            return metadata.jwks_uri
+        assert refusal is not None
+        raise refusal
+
+    async def _get(self, url: str) -> dict[str, Any]:
+        """Read a JSON object; no redirect is followed, and a proxy is asked only where TLS goes through it."""
+        body = bytearray()
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        async with (
+            httpx2.AsyncClient(follow_redirects=False, trust_env=_is_https(url)) as client,
+            client.stream("GET", url, headers=headers) as response,
+        ):
+            if response.status_code != 200:
+                raise self._unavailable(f"answered HTTP {response.status_code} at {url}")
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > MAX_BYTES:
+                    raise self._unavailable(f"answered more than {MAX_BYTES >> 10} KiB at {url}")
+        try:
+            document = json.loads(body)
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            raise self._unavailable(f"answered no JSON object at {url}")
+        return document
+
+    def _unavailable(self, why: str) -> IssuerUnavailableError:
+        return IssuerUnavailableError(f"The OAuth issuer {self._url} {why}.")
+
+
+def _is_https(url: str) -> bool:
+    return url.lower().startswith("https:")
+
+
+def _checks_signatures(entry: Mapping[str, Any]) -> bool:
+    """Say whether a JWK is a named public key for signatures; its ``alg``, if it has one, must be of ours."""
+    operations = entry.get("key_ops")
+    return (
+        isinstance(entry.get("kid"), str)
+        and entry.get("kty") in ("RSA", "EC", "OKP")
+        and entry.get("use", "sig") == "sig"
+        and (not isinstance(operations, list) or "verify" in operations)
+        and ("alg" not in entry or entry["alg"] in ALGORITHMS)
+    )

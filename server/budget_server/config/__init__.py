@@ -1,0 +1,1 @@
+"""Settings, and the paths, addresses and time zones that they name."""

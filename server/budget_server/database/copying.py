@@ -1,0 +1,82 @@
+"""Copying shared files as they are at one moment, while other processes go on working."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from operator import itemgetter
+from pathlib import Path
+
+import apsw
+
+from budget_server.database.file import DurableFile
+from budget_server.database.schema import FileKind
+from budget_tools.core.errors import StorageUnavailableError
+
+_PAGES_PER_STEP = 1_000
+
+
+class _Unused:
+    """The view of a file on which no operation is run."""
+
+    def __init__(self, db: apsw.Connection) -> None:
+        pass
+
+    def begin(self, wall_ms: int) -> bool:
+        """Begin nothing."""
+        raise NotImplementedError
+
+    def remember_time(self) -> None:
+        """Remember nothing."""
+
+
+def copy_together(
+    kinds: Sequence[tuple[str, FileKind]], directory: Path, copies: Path, meanwhile: Callable[[], None]
+) -> None:
+    """Copy files through SQLite, all as they are at the same moment.
+
+    All of them are held only until the moment is pinned, by a read transaction in each; then they are copied while
+    others write.
+
+    Args:
+        kinds: the names of the files and what they are. They are held in the order of their names, so that two who
+            hold several do not wait for each other.
+        directory: where the files are; one of an earlier schema is brought up to date there.
+        copies: where their copies go, readable by their owner alone.
+        meanwhile: what is to be done at that moment, briefly.
+
+    Raises:
+        ConfigurationError: a file cannot be used.
+        StorageUnavailableError: a file could not be held or read, or a copy not be written.
+    """
+    with ExitStack() as opened, ExitStack() as pinned:
+        files = []
+        for name, kind in sorted(kinds, key=itemgetter(0)):
+            files.append(opened.enter_context(closing(DurableFile(directory / name, kind, _Unused))))
+        with ExitStack() as holding:
+            sources = [holding.enter_context(file.held()) for file in files]
+            for source in sources:
+                source.execute("BEGIN")
+                pinned.callback(source.execute, "ROLLBACK")
+                source.pragma("user_version")  # the transaction begins with its first read
+            meanwhile()
+        for file, source in zip(files, sources, strict=True):
+            try:
+                _copy(source, copies / file.path.name)
+            except apsw.Error as exc:
+                raise StorageUnavailableError(f"{file} could not be copied to {copies}: {exc}.") from exc
+
+
+def _copy(source: apsw.Connection, path: Path) -> None:
+    path.touch(mode=0o600, exist_ok=False)
+    copy = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        with copy.backup("main", source, "main") as progress:
+            while not progress.done:
+                progress.step(_PAGES_PER_STEP)
+        settle_in_one_file(copy)
+    finally:
+        copy.close()
+
+
+def settle_in_one_file(db: apsw.Connection) -> None:
+    """Fold a database's log into it, so that it is one file that can be carried anywhere."""
+    db.pragma("journal_mode", "delete")

@@ -1,0 +1,1 @@
+"""Care of a data directory: backup, restore, consistency."""

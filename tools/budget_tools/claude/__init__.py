@@ -1,0 +1,1 @@
+"""The Messages API: the gated client, its stream, and schemas of answers."""

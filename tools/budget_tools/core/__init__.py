@@ -1,0 +1,1 @@
+"""Values that everything else is written in: money, scopes, subjects, ids, errors."""

@@ -1,0 +1,100 @@
+"""The ways to say an amount: dollars, a count of a protocol unit, or a model with its tokens. Exactly one of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from budget_tools.core.errors import InvalidArgumentError
+from budget_tools.core.money import MAX_AMOUNT, UNITS, USD_MICROCENTS
+from budget_tools.pricing.usage import TokenUsage
+
+if TYPE_CHECKING:
+    from budget_tools.pricing.book import PriceBook
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PricedAmount:
+    """An amount in a unit, and where its price came from if a model's tokens gave it."""
+
+    unit: str
+    amount: int
+    price_source: str = ""
+
+    def wire(self) -> dict[str, object]:
+        """Give the protocol's Amount."""
+        return {"unit": self.unit, "amount": self.amount}
+
+
+def stated_amount(
+    *, usd: int | None, amount: int | None, unit: str, by_model: bool, model_words: str
+) -> PricedAmount | None:
+    """Read the amount a call states itself, or ``None`` where a model and its tokens say it.
+
+    Args:
+        usd: dollars, already in microcents.
+        amount: a count of ``unit``.
+        unit: the protocol unit of ``amount``; empty means microcents.
+        by_model: whether the call gave any of the arguments that price a model.
+        model_words: what those arguments are called, for the error.
+
+    Raises:
+        InvalidArgumentError: none of the ways was used, or more than one.
+    """
+    require_one_way(
+        "the amount", {"usd": usd is not None, "amount with unit": amount is not None, model_words: by_model}
+    )
+    if unit and amount is None:
+        raise InvalidArgumentError("unit goes with amount: leave it out, or give amount instead.")
+    if usd is not None:
+        return PricedAmount(unit=USD_MICROCENTS, amount=usd)
+    if amount is None:
+        return None
+    unit = unit or USD_MICROCENTS
+    if unit not in UNITS:
+        raise InvalidArgumentError(f"unit must be one of {', '.join(UNITS)}.")
+    if not 0 <= amount <= MAX_AMOUNT:
+        raise InvalidArgumentError(f"amount must be from 0 to {MAX_AMOUNT}.")
+    return PricedAmount(unit=unit, amount=amount)
+
+
+def spent_amount(
+    prices: "PriceBook", *, usd: int | None, amount: int | None, unit: str, model: str, usage: TokenUsage | None
+) -> PricedAmount:
+    """Read what was spent: an amount, or a model with the usage that its answer reported, priced here.
+
+    Raises:
+        InvalidArgumentError: none of the ways was used, more than one, or one of them in part.
+        UsageError: the usage cannot be priced.
+    """
+    words = "model with usage"
+    by_model = bool(model) or usage is not None
+    stated = stated_amount(usd=usd, amount=amount, unit=unit, by_model=by_model, model_words=words)
+    if stated is not None:
+        return stated
+    if not model or usage is None:
+        raise InvalidArgumentError(f"To say the amount by price, give both of {words}.")
+    charge = prices.cost(model, usage)
+    return PricedAmount(unit=USD_MICROCENTS, amount=charge.amount_microcents, price_source=charge.price_source)
+
+
+def metrics_of(model: str, usage: TokenUsage | None) -> dict[str, object]:
+    """Give the protocol's metrics of a usage report (Cycles v0, StandardMetrics)."""
+    if usage is None:
+        return {}
+    return {"tokens_input": usage.prompt_tokens, "tokens_output": usage.output_tokens, "model_version": model}
+
+
+def require_one_way(what: str, ways: Mapping[str, bool]) -> None:
+    """Refuse a call that says one thing in no way, or in several that could contradict each other.
+
+    Args:
+        what: the thing, as in ``"the amount"``.
+        ways: whether the call used each of the ways to say it.
+
+    Raises:
+        InvalidArgumentError: names the ways, and which were used.
+    """
+    used = [way for way, is_used in ways.items() if is_used]
+    if len(used) != 1:
+        given = f"{' and '.join(used)} were given together" if used else "none was given"
+        raise InvalidArgumentError(f"Give {what} in exactly one way ({'; '.join(ways)}): {given}.")

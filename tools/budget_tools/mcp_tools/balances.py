@@ -1,0 +1,82 @@
+"""Balances as tools show them, and the warnings that go with them: whole numbers only, no float is near."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from budget_tools.core.money import USD_MICROCENTS, Money, format_usd
+
+MARKS_PERCENT = (95, 80, 50)
+"""A budget of which so much is used is warned of, with the highest it has reached, in every answer that moves it."""
+
+
+class Balance(BaseModel):
+    """One budget as it stands: remaining = allocated - spent - reserved - debt."""
+
+    scope: str
+    unit: str
+    allocated: Money
+    remaining: Money
+    reserved: Money
+    spent: Money
+    debt: Money | None = None
+    overdraft_limit: Money | None = None
+    is_over_limit: bool = False
+    period: str = ""
+    """``day``, ``week`` or ``month``; empty where it never starts anew, or nobody says."""
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any], period: str = "") -> "Balance":
+        """Read a protocol Balance, whose field ``scope`` is only the last segment of the path."""
+        unit = row["remaining"]["unit"]
+        amounts = {name: amount_in(row, name) for name in ("allocated", "reserved", "spent")}
+        debt, overdraft_limit = amount_in(row, "debt"), amount_in(row, "overdraft_limit")
+        return cls(
+            scope=row["scope_path"],
+            unit=unit,
+            remaining=Money.of(int(row["remaining"]["amount"]), unit),
+            **{name: Money.of(amount, unit) for name, amount in amounts.items()},
+            debt=Money.of(debt, unit) if debt else None,
+            overdraft_limit=Money.of(overdraft_limit, unit) if overdraft_limit else None,
+            is_over_limit=bool(row.get("is_over_limit")),
+            period="" if period == "none" else period,
+        )
+
+    def __str__(self) -> str:
+        debt = f", {self.debt} owed" if self.debt is not None else ""
+        over = ", over its limit" if self.is_over_limit else ""
+        period = f" per {self.period}" if self.period else ""
+        return (
+            f"{self.scope}: {self.remaining} remains of {self.allocated}{period}"
+            f" ({self.spent} spent, {self.reserved} reserved{debt}{over})"
+        )
+
+
+def amount_in(row: Mapping[str, Any], name: str) -> int:
+    """Read an amount of a protocol Balance; one that it leaves out is 0 (Cycles v0, Balance)."""
+    return int((row.get(name) or {}).get("amount", 0))
+
+
+def usage_warnings(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Warn of the budgets, given as protocol Balances, that have reached a mark, the fullest first.
+
+    What is held counts as used: it may be spent at any moment.
+    """
+    found: list[tuple[int, str]] = []
+    for row in rows:
+        allocated = amount_in(row, "allocated")
+        used = allocated - amount_in(row, "remaining")
+        percent = used * 100 // allocated if allocated > 0 else 0
+        mark = next((each for each in MARKS_PERCENT if percent >= each), None)
+        if mark is not None:
+            unit = row["remaining"]["unit"]
+            whole = f"{format_usd(allocated)} USD" if unit == USD_MICROCENTS else f"{allocated} {unit}"
+            scope = row["scope_path"]
+            found.append((percent, f"{scope} has reached the {mark} % mark: {percent} % of its {whole} is used"))
+    return [text for _, text in sorted(found, key=lambda each: -each[0])]
+
+
+def in_words(warnings: Sequence[str]) -> str:
+    """Put warnings at the end of a text."""
+    return "".join(f" Warning: {each}." for each in warnings)

@@ -1,0 +1,93 @@
+"""The tool ``commit_usage``: settle a reservation with what was really used."""
+
+from typing import Annotated, Any, Literal
+
+from mcp.types import CallToolResult
+from pydantic import BaseModel, Field
+
+from budget_tools.core.ids import time_ordered_id
+from budget_tools.core.money import Amount, Money, UsdMicrocents
+from budget_tools.mcp_tools.amounts import metrics_of, spent_amount
+from budget_tools.mcp_tools.answers import answer
+from budget_tools.mcp_tools.balances import in_words, usage_warnings
+from budget_tools.mcp_tools.registration import make_tool
+from budget_tools.mcp_tools.toolkit import ToolContext, toolkit_of
+from budget_tools.pricing.usage import TokenUsage
+from budget_tools.spends.responses import body_of, tightest
+
+UsageArgument = dict[str, Any] | None
+"""The usage object of a Messages answer, as it came; fields that cost nothing are ignored."""
+
+
+class CommitUsageResult(BaseModel):
+    """What the reservation was settled with."""
+
+    status: Literal["COMMITTED", "BOOKED"] = Field(description="BOOKED: it had expired; booked as an event instead.")
+    charged: Money
+    released: Money | None = Field(None, description="What went back, where less was used than reserved.")
+    remaining: Money | None = Field(None, description="What can still be reserved.")
+    price_source: str = Field("", description="Whose prices, where usage was priced here.")
+    idempotency_key: str
+    warnings: list[str] = []
+    hint: str = ""
+
+
+async def commit_usage(
+    ctx: ToolContext,
+    reservation_id: Annotated[str, Field(description="From reserve_budget.", min_length=1, max_length=128)],
+    usd: Annotated[UsdMicrocents, Field(description="Dollars spent.")] = None,
+    amount: Amount = None,
+    unit: Annotated[str, Field(description="The reservation's.")] = "",
+    model: Annotated[str, Field(description="Prices usage.")] = "",
+    usage: Annotated[
+        UsageArgument, Field(description="The Messages answer's: {input_tokens, output_tokens, ...}")
+    ] = None,
+    latency_ms: Amount = None,
+    metadata: Annotated[dict[str, Any] | None, Field(description="Kept with the record.")] = None,
+    idempotency_key: Annotated[str, Field(description="Repeat it to repeat safely.", max_length=256)] = "",
+) -> Annotated[CallToolResult, CommitUsageResult]:
+    """Settle a reservation, once, with what was really spent; the rest goes back.
+
+    Say the amount once: usd, amount with unit, or model with usage.
+    """
+    kit = toolkit_of(ctx)
+    measured = TokenUsage.from_api(usage) if usage is not None else None
+    actual = spent_amount(kit.prices, usd=usd, amount=amount, unit=unit, model=model, usage=measured)
+    key = idempotency_key or time_ordered_id()
+    metrics = metrics_of(model, measured)
+    if latency_ms is not None:
+        metrics["latency_ms"] = latency_ms
+    body: dict[str, Any] = {"idempotency_key": key, "actual": actual.wire()}
+    if metrics:
+        body["metrics"] = metrics
+    if metadata:
+        body["metadata"] = metadata
+    settlement = await kit.settler.commit(reservation_id, body)
+    doing = f"commit reservation {reservation_id}"
+    settled = body_of(settlement.response, doing, key=key, is_kept=settlement.is_kept)
+    charged = int(settled["charged"]["amount"]) if settled.get("charged") else actual.amount
+    capped = charged < actual.amount
+    result = CommitUsageResult(
+        status="BOOKED" if settlement.is_event else "COMMITTED",
+        charged=Money.of(charged, actual.unit),
+        released=Money.of(int(settled["released"]["amount"]), actual.unit) if settled.get("released") else None,
+        remaining=tightest(settled.get("balances") or [], actual.unit),
+        price_source=actual.price_source,
+        idempotency_key=key,
+        warnings=usage_warnings(settled.get("balances") or []),
+        hint="The budget could not cover all of it: it is over its limit until a person funds it." if capped else "",
+    )
+    return answer(result, _text(result, reservation_id))
+
+
+def _text(result: CommitUsageResult, reservation_id: str) -> str:
+    released = f", {result.released} went back" if result.released is not None else ""
+    left = f" {result.remaining} remains." if result.remaining is not None else ""
+    hint = f" {result.hint}" if result.hint else ""
+    settled = f"COMMITTED: reservation {reservation_id} was charged {result.charged}{released}."
+    if result.status == "BOOKED":
+        settled = f"BOOKED: reservation {reservation_id} had expired, so {result.charged} was booked as an event."
+    return f"{settled}{left}{hint}{in_words(result.warnings)}"
+
+
+TOOL = make_tool(commit_usage, title="Commit usage", is_idempotent=True, always_load=True)

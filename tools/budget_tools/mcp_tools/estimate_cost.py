@@ -1,0 +1,267 @@
+"""The tool ``estimate_cost``: what a call would cost, and whether the budget bears it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import accumulate, takewhile
+from typing import Annotated, Any, Literal
+
+from mcp.types import CallToolResult
+from pydantic import BaseModel, Field
+
+from budget_tools.core.errors import InvalidArgumentError
+from budget_tools.core.money import USD_MICROCENTS, Amount, Money
+from budget_tools.mcp_tools.amounts import require_one_way
+from budget_tools.mcp_tools.answers import answer
+from budget_tools.mcp_tools.registration import make_tool
+from budget_tools.mcp_tools.toolkit import ToolContext, Toolkit, toolkit_of
+from budget_tools.pricing.book import PriceBook
+from budget_tools.pricing.tokens import likely_input_tokens, most_input_tokens, with_margin
+from budget_tools.spends.responses import remaining
+
+MAX_MODELS = 32
+MAX_TURNS = 1_000
+MAX_OUTPUT_TOKENS = 1_000_000
+EXPECTED_OUTPUT_SHARE = 4
+"""Where the caller does not say, an answer is taken to use a quarter of its limit: an assumption, not a measurement."""
+
+TokenSource = Literal["given", "counted", "estimated"]
+
+
+class ModelEstimate(BaseModel):
+    """What one model would cost."""
+
+    model: str
+    input_tokens: int = Field(description="Of the first turn, as expected.")
+    input_tokens_source: TokenSource
+    expected: Money
+    worst_case: Money = Field(description="What must be reserved; the cost never exceeds it.")
+    affordable: bool | None = Field(None, description="Whether worst_case fits what remains; absent without a budget.")
+    affordable_turns: int | None = Field(None, description="How many such turns fit, each at its worst case.")
+    price_source: str
+    warning: str = Field("", description="When the model is, or was, retired.")
+
+
+class EstimateCostResult(BaseModel):
+    """Estimates side by side, in the order asked."""
+
+    estimates: list[ModelEstimate]
+    remaining: Money | None = Field(None, description="What can still be reserved; absent without a budget.")
+    hint: str = ""
+
+
+class _Prompt(BaseModel):
+    """A prompt's length: as expected, and at most."""
+
+    likely_tokens: int
+    most_tokens: int
+    source: TokenSource
+
+
+class _Call(BaseModel):
+    """What is asked beside the prompt."""
+
+    max_output_tokens: int
+    expected_output_tokens: int
+    turns: int
+
+
+async def estimate_cost(
+    ctx: ToolContext,
+    model: Annotated[str, Field(description="Exact model id, else the server's.")] = "",
+    models: Annotated[list[str], Field(description="Several, to compare.", max_length=MAX_MODELS)] = [],  # noqa: B006 - never changed
+    prompt: str = "",
+    messages: Annotated[list[dict[str, Any]] | None, Field(description="Messages API messages.")] = None,
+    input_tokens: Annotated[Amount, Field(description="Of the whole prompt, if known.")] = None,
+    system: str = "",
+    tools: Annotated[list[dict[str, Any]] | None, Field(description="Messages API tools.")] = None,
+    max_output_tokens: Annotated[
+        int, Field(strict=True, ge=1, le=MAX_OUTPUT_TOKENS, description="The call's max_tokens.")
+    ] = 4_096,
+    expected_output_tokens: Annotated[Amount, Field(description="Default: a quarter of that.")] = None,
+    turns: Annotated[int, Field(strict=True, ge=1, le=MAX_TURNS, description="Of a loop that keeps its context.")] = 1,
+) -> Annotated[CallToolResult, EstimateCostResult]:
+    """Price a call to Claude: expected cost, worst case, and whether the budget bears it.
+
+    Give the prompt as prompt, messages or input_tokens. Nothing is sent or reserved.
+    """
+    kit = toolkit_of(ctx)
+    chosen = _models(model, models, kit.default_model)
+    request = _request(prompt=prompt, messages=messages, input_tokens=input_tokens, system=system, tools=tools)
+    if expected_output_tokens is None:
+        expected_output_tokens = max(1, max_output_tokens // EXPECTED_OUTPUT_SHARE)
+    elif expected_output_tokens > max_output_tokens:
+        raise InvalidArgumentError("expected_output_tokens must not exceed max_output_tokens.")
+    prices = kit.prices
+    for name in chosen:
+        prices.price(name)  # an unknown model is refused before anything is counted
+    left = await remaining(kit.cycles, kit.subject, USD_MICROCENTS)
+    call = _Call(max_output_tokens=max_output_tokens, expected_output_tokens=expected_output_tokens, turns=turns)
+    prompts = {name: await _measure(kit, name, request, input_tokens) for name in chosen}
+    estimates = [_estimate(prices, name, prompt, call, left) for name, prompt in prompts.items()]
+    hint = _hint(prices, estimates, prompts, call, left)
+    return answer(result := EstimateCostResult(estimates=estimates, remaining=left, hint=hint), _text(result, turns))
+
+
+def _models(model: str, models: Sequence[str], default: str) -> list[str]:
+    if model and models:
+        raise InvalidArgumentError("Give model or models, not both.")
+    return list(dict.fromkeys(models)) or [model or default]
+
+
+def _request(
+    *,
+    prompt: str,
+    messages: list[dict[str, Any]] | None,
+    input_tokens: int | None,
+    system: str,
+    tools: list[dict[str, Any]] | None,
+) -> dict[str, Any] | None:
+    """Build the request to be measured, or ``None`` where the caller says its length."""
+    require_one_way(
+        "the prompt",
+        {"prompt": bool(prompt), "messages": messages is not None, "input_tokens": input_tokens is not None},
+    )
+    if input_tokens is not None:
+        if system or tools:
+            raise InvalidArgumentError("input_tokens is the whole prompt: leave out system and tools.")
+        return None
+    if messages is not None:
+        _check_messages(messages)
+    request: dict[str, Any] = {"messages": messages or [{"role": "user", "content": prompt}]}
+    if system:
+        request["system"] = system
+    if tools:
+        request["tools"] = tools
+    return request
+
+
+def _check_messages(messages: list[dict[str, Any]]) -> None:
+    """Refuse what the API would refuse before it counts anything.
+
+    Raises:
+        InvalidArgumentError: names the message.
+    """
+    if not messages:
+        raise InvalidArgumentError("messages must not be empty.")
+    for number, message in enumerate(messages):
+        content = message.get("content")
+        if message.get("role") not in ("user", "assistant") or not content:
+            raise InvalidArgumentError(f"messages.{number} needs a role, user or assistant, and content.")
+        blocks = content if isinstance(content, list) else ()
+        if not isinstance(content, str | list) or not all(
+            isinstance(each, dict) and each.get("type") for each in blocks
+        ):
+            raise InvalidArgumentError(f"messages.{number}.content must be text or a list of blocks, each with a type.")
+    if messages[0]["role"] != "user":
+        raise InvalidArgumentError("messages.0 must be the user's: a conversation begins with them.")
+
+
+async def _measure(kit: Toolkit, model: str, request: dict[str, Any] | None, input_tokens: int | None) -> _Prompt:
+    if request is None:
+        assert input_tokens is not None
+        return _Prompt(likely_tokens=input_tokens, most_tokens=input_tokens, source="given")
+    counted = await kit.claude.count_input_tokens({**request, "model": model}) if kit.has_claude else None
+    if counted is not None:
+        return _Prompt(likely_tokens=counted, most_tokens=with_margin(counted), source="counted")
+    return _Prompt(
+        likely_tokens=likely_input_tokens(request), most_tokens=most_input_tokens(request), source="estimated"
+    )
+
+
+def _estimate(prices: PriceBook, model: str, prompt: _Prompt, call: _Call, left: Money | None) -> ModelEstimate:
+    # Each turn sends the whole conversation again, and every earlier answer with it.
+    expected = sum(
+        prices.expected(
+            model,
+            input_tokens=prompt.likely_tokens + turn * call.expected_output_tokens,
+            output_tokens=call.expected_output_tokens,
+        )
+        for turn in range(call.turns)
+    )
+    worst_case = sum(_bound(prices, model, prompt, call, turn) for turn in range(call.turns))
+    return ModelEstimate(
+        model=model,
+        input_tokens=prompt.likely_tokens,
+        input_tokens_source=prompt.source,
+        expected=Money.microcents(expected),
+        worst_case=Money.microcents(worst_case),
+        affordable=None if left is None else worst_case <= left.amount,
+        affordable_turns=None if left is None else _affordable_turns(prices, model, prompt, call, left.amount),
+        price_source=prices.price(model).source,
+        warning=prices.lifecycle_note(model),
+    )
+
+
+def _bound(prices: PriceBook, model: str, prompt: _Prompt, call: _Call, turn: int) -> int:
+    input_tokens = prompt.most_tokens + turn * call.max_output_tokens
+    return prices.worst_case(model, input_tokens=input_tokens, max_output_tokens=call.max_output_tokens)
+
+
+def _affordable_turns(prices: PriceBook, model: str, prompt: _Prompt, call: _Call, left: int) -> int | None:
+    """Count the single calls that fit, or the turns of a loop whose context grows, up to the longest loop."""
+    first = _bound(prices, model, prompt, call, 0)
+    if call.turns == 1:
+        return max(left, 0) // first if first else None
+    bounds = (_bound(prices, model, prompt, call, turn) for turn in range(MAX_TURNS))
+    return sum(1 for total in takewhile(lambda total: total <= left, accumulate(bounds)))
+
+
+def _hint(
+    prices: PriceBook,
+    estimates: Sequence[ModelEstimate],
+    prompts: Mapping[str, _Prompt],
+    call: _Call,
+    left: Money | None,
+) -> str:
+    if left is None:
+        return "No budget is set for this server's subject: a person sets one, for its own ledger with BUDGET_USD."
+    if all(estimate.affordable for estimate in estimates):
+        return ""
+    fitting = [estimate for estimate in estimates if estimate.affordable]
+    if fitting:
+        return f"{min(fitting, key=lambda each: each.worst_case.amount).model} fits what remains."
+    nearest = min(estimates, key=lambda each: each.worst_case.amount)
+    ways = list(_ways_to_fit(prices, nearest, prompts[nearest.model], call, max(left.amount, 0)))
+    if not ways:
+        return "The worst case does not fit what remains, and no listed model's would: a person can raise the budget."
+    return f"The worst case does not fit what remains: {', or '.join(ways)} would."
+
+
+def _ways_to_fit(prices: PriceBook, nearest: ModelEstimate, prompt: _Prompt, call: _Call, left: int) -> Iterator[str]:
+    """Name what would fit: a shorter answer or loop of the same model, and the dearest model that is cheap enough."""
+    if call.turns > 1:
+        if nearest.affordable_turns:
+            yield f"{nearest.affordable_turns} turns"
+    else:
+        output_tokens = prices.most_output_tokens(
+            nearest.model, input_tokens=prompt.most_tokens, amount_microcents=left
+        )
+        if output_tokens:
+            yield f"max_output_tokens of {output_tokens}"
+    cheaper: dict[str, int] = {}
+    for model in prices.in_service():
+        with suppress(InvalidArgumentError):  # past all amounts, which is no model to advise
+            worst_case = sum(_bound(prices, model, prompt, call, turn) for turn in range(call.turns))
+            if worst_case <= left:
+                cheaper[model] = worst_case
+    if cheaper:
+        model = max(cheaper, key=lambda each: cheaper[each])
+        yield f"{model} at {Money.microcents(cheaper[model])}"
+
+
+def _text(result: EstimateCostResult, turns: int) -> str:
+    lines = [
+        f"{each.model}: expected {each.expected}, worst case {each.worst_case}"
+        f" ({each.input_tokens} input tokens, {each.input_tokens_source}{f', {turns} turns' if turns > 1 else ''})"
+        + ("" if each.affordable is None else ", fits" if each.affordable else ", does not fit")
+        + (f". {each.warning}" if each.warning else "")
+        for each in result.estimates
+    ]
+    if result.remaining is not None:
+        lines.append(f"{result.remaining} remains.")
+    if result.hint:
+        lines.append(result.hint)
+    return "\n".join(lines)
+
+
+TOOL = make_tool(estimate_cost, title="Estimate cost", is_read_only=True, always_load=True)

@@ -1,0 +1,1 @@
+"""Prices, usage and token counts: rules without I/O."""

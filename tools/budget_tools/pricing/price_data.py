@@ -1,0 +1,396 @@
+"""Where prices come from: Pydantic's genai-prices, what it lacks, and the user's own table.
+
+A model is priced only under an id that is listed here or in the user's table. genai-prices itself matches ids by prefix
+and pattern and would price ids that do not exist; so its entries are taken by their own key and its matching is never
+used. Of several sources the user's table wins, then genai-prices, then the overlay below.
+
+The user's table is the TOML file that ``BUDGET_PRICES`` names. It has one table for each model, in US dollars per
+million tokens, written as strings so that no digit is lost::
+
+    [models."my-model"]
+    input = "3.00"
+    output = "15.00"
+    cache_write_5m = "3.75"        # when absent: 1.25 times input, the multiple that Anthropic charges
+    cache_write_1h = "6.00"        # when absent: 2 times input, likewise
+    cache_read = "0.30"            # when absent: 0.1 times input, likewise
+    web_search_per_1000 = "10.00"  # US dollars per thousand searches; when absent, searches have no price
+
+A table replaces all that is known of a listed model: it has one price for prompts of any length, and none for fast
+mode. Inference in the US costs 1.1 times these prices unless the id is a listed one that has no such choice.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from budget_tools.core.errors import ConfigurationError, InvalidArgumentError
+from budget_tools.core.money import parse_usd
+
+if TYPE_CHECKING:  # imported where it is used: its tables take a noticeable part of a start
+    from genai_prices.types import ModelInfo, ModelPrice
+
+OVERLAY_DATE = date(2026, 11, 23)
+OVERLAY_SOURCE = f"cycles-budget-mcp overlay {OVERLAY_DATE}"
+OVERRIDES_SOURCE = "BUDGET_PRICES"
+
+US_MULTIPLIER = Fraction(11, 10)
+"""Inference in the US against list price, every class of token (Anthropic, "Data residency", pricing)."""
+
+BATCH_MULTIPLIER = Fraction(1, 2)
+"""The batch tier against list price, every class of token but no searches (Anthropic, "Pricing", batch processing)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenPrices:
+    """One price for each class of token; ``None`` where no price is known, which is never the same as free."""
+
+    input_microcents_per_mtok: int
+    output_microcents_per_mtok: int
+    cache_write_5m_microcents_per_mtok: int | None
+    cache_write_1h_microcents_per_mtok: int | None
+    cache_read_microcents_per_mtok: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PriceTier:
+    """The prices of a whole request, output included, once its prompt has more than ``above_prompt_tokens``."""
+
+    above_prompt_tokens: int
+    prices: TokenPrices
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PricePeriod:
+    """A model's prices from ``starts_on`` (UTC) until the next period.
+
+    Tiers ascend and the first of them holds for any prompt that reaches no other. ``fast`` is empty where the model has
+    no fast mode.
+    """
+
+    starts_on: date
+    standard: tuple[PriceTier, ...]
+    fast: tuple[PriceTier, ...] = ()
+    web_search_microcents_per_1000: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelPrices:
+    """All that is known of one model id's prices.
+
+    ``periods`` ascend from the beginning of time. ``us_multiplier`` is ``None`` where the model offers no choice of
+    geography; ``retires_on`` where no date is announced. ``is_offered`` says whether new work can be planned with it.
+    """
+
+    model: str
+    source: str
+    periods: tuple[PricePeriod, ...]
+    us_multiplier: Fraction | None = None
+    retires_on: date | None = None
+    is_offered: bool = True
+
+    def on(self, day: date) -> PricePeriod:
+        """Return the prices that hold on a day (UTC)."""
+        return self.during(day, day)[0]
+
+    def during(self, first: date, last: date) -> tuple[PricePeriod, ...]:
+        """Return every period that holds on some day from ``first`` to ``last`` (UTC), in order."""
+        if len(self.periods) == 1:
+            return self.periods
+        # A period is out when it starts after the last day, or when its successor starts no later than the first.
+        ends = [*(period.starts_on for period in self.periods[1:]), date.max]
+        return tuple(
+            period
+            for period, end in zip(self.periods, ends, strict=True)
+            if period.starts_on <= last and (end > first or end == date.max)
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """A model id that may have a price, and what no entry of genai-prices says of it."""
+
+    model: str
+    entry: str = ""
+    """Key of the genai-prices entry; the id itself unless said otherwise."""
+    us: bool = False
+    retires_on: date | None = None
+    is_offered: bool = True
+    """Whether Anthropic's SDK still lists it; some ids have left its list without a date."""
+
+    @property
+    def entry_key(self) -> str:
+        """Key of the genai-prices entry."""
+        return self.entry or self.model
+
+
+# The ids that Anthropic's SDK lists (anthropic 2.12, types/model.py), then older ones whose prices are still known. The
+# choice of geography came with Opus 4.6 and Sonnet 4.6; retirement dates are the SDK's (DEPRECATED_MODELS).
+LISTINGS = (
+    Listing(model="claude-fable-5-2", us=True),
+    Listing(model="claude-fable-5-1", us=True),
+    Listing(model="claude-fable-5", us=True),
+    Listing(model="claude-mythos-5-2", us=True),
+    Listing(model="claude-mythos-5-1", us=True),
+    Listing(model="claude-mythos-5", us=True),
+    Listing(model="claude-mythos-preview", us=True, retires_on=date(2026, 6, 30)),
+    Listing(model="claude-opus-5-5", us=True),
+    Listing(model="claude-opus-5", us=True),
+    Listing(model="claude-opus-4-8", us=True),
+    Listing(model="claude-opus-4-7", us=True),
+    Listing(model="claude-opus-4-6", us=True),
+    Listing(model="claude-opus-4-5"),
+    Listing(model="claude-opus-4-5-20251101", entry="claude-opus-4-5"),
+    Listing(model="claude-sonnet-5-5", us=True),
+    Listing(model="claude-sonnet-5", us=True),
+    Listing(model="claude-sonnet-4-6", us=True),
+    Listing(model="claude-sonnet-4-5", retires_on=date(2026, 11, 30)),
+    Listing(model="claude-sonnet-4-5-20250929", entry="claude-sonnet-4-5", retires_on=date(2026, 11, 30)),
+    Listing(model="claude-haiku-5-5", us=True),
+    Listing(model="claude-haiku-4-5"),
+    Listing(model="claude-haiku-4-5-20251001", entry="claude-haiku-4-5"),
+    Listing(model="claude-opus-4-1", is_offered=False),
+    Listing(model="claude-opus-4-1-20250805", entry="claude-opus-4-1", is_offered=False),
+    Listing(model="claude-opus-4-0", retires_on=date(2026, 6, 15)),
+    Listing(model="claude-opus-4-20250514", entry="claude-opus-4-0", retires_on=date(2026, 6, 15)),
+    Listing(model="claude-sonnet-4-0", retires_on=date(2026, 6, 15)),
+    Listing(model="claude-sonnet-4-20250514", entry="claude-sonnet-4-0", retires_on=date(2026, 6, 15)),
+    Listing(model="claude-3-7-sonnet-latest", retires_on=date(2026, 2, 19)),
+    Listing(model="claude-3-7-sonnet-20250219", entry="claude-3-7-sonnet-latest", retires_on=date(2026, 2, 19)),
+    Listing(model="claude-3-5-haiku-latest", retires_on=date(2026, 2, 19)),
+    Listing(model="claude-3-5-haiku-20241022", entry="claude-3-5-haiku-latest", retires_on=date(2026, 2, 19)),
+    Listing(model="claude-3-5-sonnet-20241022", entry="claude-3-5-sonnet", is_offered=False),
+    Listing(model="claude-3-5-sonnet-20240620", entry="claude-3-5-sonnet", is_offered=False),
+    Listing(model="claude-3-opus-20240229", entry="claude-3-opus-latest", retires_on=date(2026, 1, 5)),
+    Listing(model="claude-3-sonnet-20240229", entry="claude-3-sonnet", retires_on=date(2025, 7, 21)),
+    Listing(model="claude-3-haiku-20240307", entry="claude-3-haiku", is_offered=False),
+)
+
+# Models of limited availability that genai-prices 0.2.3 has no entry for: US dollars per million tokens of input,
+# output, cache write for 5 minutes and for 1 hour, cache read (Anthropic, "Pricing", model pricing).
+_OVERLAY = {
+    "claude-mythos-5-1": ("10", "50", "12.50", "20", "0.25"),
+    "claude-mythos-5": ("10", "50", "12.50", "20", "1.00"),
+    "claude-mythos-preview": ("10", "50", "12.50", "20", "1.00"),
+}
+_OVERLAY_WEB_SEARCH_USD_PER_1000 = "10"
+
+
+def read_prices(overrides_path: Path | None) -> dict[str, ModelPrices]:
+    """Read the prices of every model that has any, by exact model id; nothing is fetched from the network.
+
+    Raises:
+        ConfigurationError: the user's table cannot be read or is not in the format above.
+    """
+    from genai_prices import __version__
+
+    entries = anthropic_entries()
+    book: dict[str, ModelPrices] = {}
+    for listing in LISTINGS:
+        entry = entries.get(listing.entry_key)
+        periods, source = (entry_periods(entry) if entry else None), f"genai-prices {__version__}"
+        if periods is None:
+            periods, source = overlay_periods(listing.model), OVERLAY_SOURCE
+        if periods is not None:
+            book[listing.model] = ModelPrices(
+                model=listing.model,
+                source=source,
+                periods=periods,
+                us_multiplier=US_MULTIPLIER if listing.us else None,
+                retires_on=listing.retires_on,
+                is_offered=listing.is_offered,
+            )
+    if overrides_path is not None:
+        book |= _read_overrides(overrides_path)
+    return book
+
+
+def anthropic_entries() -> dict[str, "ModelInfo"]:
+    """Return what the installed genai-prices has of Anthropic's models, by the entry's own key."""
+    from genai_prices.data import providers
+
+    return {entry.id: entry for provider in providers if provider.id == "anthropic" for entry in provider.models}
+
+
+_ENTRY_KEYS = {
+    "input_mtok",
+    "output_mtok",
+    "cache_write_mtok",
+    "cache_write_5m_mtok",
+    "cache_write_1h_mtok",
+    "cache_read_mtok",
+}
+_ENTRY_WEB_SEARCH_KEY = "web_searches_kcount"
+
+
+def entry_periods(entry: "ModelInfo") -> tuple[PricePeriod, ...] | None:
+    """Convert an entry of genai-prices, or return ``None`` if it holds prices of a kind that would be misread."""
+    from genai_prices.types import ModelPrice, StartDateConstraint
+
+    dated = [] if isinstance(entry.prices, ModelPrice) else entry.prices
+    variants = [variant for variant in entry.price_variants or () if variant.when == {"speed": "fast"}]
+    starts = {date.min}
+    for constraint in (*(price.constraint for price in dated), *(variant.constraint for variant in variants)):
+        if isinstance(constraint, StartDateConstraint):
+            starts.add(constraint.start_date)
+        elif constraint is not None:
+            return None  # prices by time of day
+    periods = []
+    for start in sorted(starts):
+        at = datetime.combine(start, time(), UTC)
+        standard = entry.get_prices(at)
+        priced = {key for key, price in standard.__dict__.items() if price is not None}
+        if not {"input_mtok", "output_mtok"} <= priced <= _ENTRY_KEYS | {_ENTRY_WEB_SEARCH_KEY}:
+            return None
+        # Asked for a variant that it does not have, genai-prices answers with the standard price: look first.
+        is_fast = any(variant.constraint is None or variant.constraint.active(at) for variant in variants)
+        web_search = standard.web_searches_kcount
+        periods.append(
+            PricePeriod(
+                starts_on=start,
+                standard=_entry_tiers(standard),
+                fast=_entry_tiers(entry.get_prices(at, {"speed": "fast"})) if is_fast else (),
+                web_search_microcents_per_1000=None if web_search is None else parse_usd(web_search),
+            )
+        )
+    return tuple(periods)
+
+
+def _entry_tiers(prices: "ModelPrice") -> tuple[PriceTier, ...]:
+    from genai_prices.types import TieredPrices
+
+    by_class = {key: getattr(prices, key) for key in _ENTRY_KEYS}
+    # The five-minute write is the plain cache write unless it has a price of its own.
+    if by_class["cache_write_5m_mtok"] is None:
+        by_class["cache_write_5m_mtok"] = by_class["cache_write_mtok"]
+
+    def above(key: str, threshold: int) -> int | None:
+        price = by_class[key]
+        if isinstance(price, TieredPrices):
+            reached = [tier.price for tier in price.tiers if tier.start <= threshold]
+            price = reached[-1] if reached else price.base
+        return None if price is None else parse_usd(price)
+
+    starts = {tier.start for price in by_class.values() if isinstance(price, TieredPrices) for tier in price.tiers}
+    return tuple(
+        PriceTier(
+            above_prompt_tokens=threshold,
+            prices=TokenPrices(
+                input_microcents_per_mtok=_known(above("input_mtok", threshold)),
+                output_microcents_per_mtok=_known(above("output_mtok", threshold)),
+                cache_write_5m_microcents_per_mtok=above("cache_write_5m_mtok", threshold),
+                cache_write_1h_microcents_per_mtok=above("cache_write_1h_mtok", threshold),
+                cache_read_microcents_per_mtok=above("cache_read_mtok", threshold),
+            ),
+        )
+        for threshold in sorted({0, *starts})
+    )
+
+
+def _known(price: int | None) -> int:
+    assert price is not None, "the caller has looked"
+    return price
+
+
+def overlay_periods(model: str) -> tuple[PricePeriod, ...] | None:
+    """Return the prices that the overlay has of a model, if any."""
+    if model not in _OVERLAY:
+        return None
+    usd_input, usd_output, usd_write_5m, usd_write_1h, usd_read = _OVERLAY[model]
+    prices = TokenPrices(
+        input_microcents_per_mtok=parse_usd(usd_input),
+        output_microcents_per_mtok=parse_usd(usd_output),
+        cache_write_5m_microcents_per_mtok=parse_usd(usd_write_5m),
+        cache_write_1h_microcents_per_mtok=parse_usd(usd_write_1h),
+        cache_read_microcents_per_mtok=parse_usd(usd_read),
+    )
+    return _flat(prices, parse_usd(_OVERLAY_WEB_SEARCH_USD_PER_1000))
+
+
+def _flat(prices: TokenPrices, web_search_microcents_per_1000: int | None) -> tuple[PricePeriod, ...]:
+    """Prices that hold always and for prompts of any length."""
+    tier = PriceTier(above_prompt_tokens=0, prices=prices)
+    return (
+        PricePeriod(
+            starts_on=date.min, standard=(tier,), web_search_microcents_per_1000=web_search_microcents_per_1000
+        ),
+    )
+
+
+_REQUIRED_KEYS = ("input", "output")
+_MODEL_KEYS = (*_REQUIRED_KEYS, "cache_write_5m", "cache_write_1h", "cache_read", "web_search_per_1000")
+
+
+def _read_overrides(path: Path) -> dict[str, ModelPrices]:
+    listings = {listing.model: listing for listing in LISTINGS}
+    return {
+        model: ModelPrices(
+            model=model,
+            source=OVERRIDES_SOURCE,
+            periods=_override_periods(path, model, table),
+            us_multiplier=US_MULTIPLIER if model not in listings or listings[model].us else None,
+            retires_on=listings[model].retires_on if model in listings else None,
+        )
+        for model, table in _override_tables(path).items()
+    }
+
+
+def _override_tables(path: Path) -> Mapping[str, Any]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigurationError(
+            f"BUDGET_PRICES names {path}, which cannot be read ({exc.strerror}): correct the path or unset it."
+        ) from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigurationError(f"BUDGET_PRICES file {path} is not UTF-8 text: save it as UTF-8.") from exc
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
+        raise ConfigurationError(f"BUDGET_PRICES file {path} is not valid TOML: {exc}.") from exc
+    tables = document.get("models")
+    if document.keys() != {"models"} or not isinstance(tables, dict):
+        raise ConfigurationError(
+            f'BUDGET_PRICES file {path} must hold tables named [models."<model id>"] and nothing else at its top level.'
+        )
+    return tables
+
+
+def _override_periods(path: Path, model: str, table: object) -> tuple[PricePeriod, ...]:
+    place = f'BUDGET_PRICES file {path}, table [models."{model}"]'
+    if not model.strip() or not isinstance(table, dict):
+        raise ConfigurationError(f'{place}: write one table for each model, headed [models."<model id>"].')
+    for key in table:
+        if key not in _MODEL_KEYS:
+            raise ConfigurationError(
+                f"{place}, key {key}: no such price; the keys are {', '.join(_MODEL_KEYS)}, "
+                "in US dollars per million tokens (searches: per thousand)."
+            )
+    for key in _REQUIRED_KEYS:
+        if key not in table:
+            raise ConfigurationError(f'{place}, key {key}: missing; write it as {key} = "3.00".')
+    given = {key: _override_price(place, key, value) for key, value in table.items()}
+    # Multiples in hundredths of the input price (Anthropic, "Prompt caching", pricing), rounded up to a microcent.
+    by_default = {
+        key: -(-given["input"] * hundredths // 100)
+        for key, hundredths in (("cache_write_5m", 125), ("cache_write_1h", 200), ("cache_read", 10))
+    }
+    prices = TokenPrices(
+        input_microcents_per_mtok=given["input"],
+        output_microcents_per_mtok=given["output"],
+        cache_write_5m_microcents_per_mtok=given.get("cache_write_5m", by_default["cache_write_5m"]),
+        cache_write_1h_microcents_per_mtok=given.get("cache_write_1h", by_default["cache_write_1h"]),
+        cache_read_microcents_per_mtok=given.get("cache_read", by_default["cache_read"]),
+    )
+    return _flat(prices, given.get("web_search_per_1000"))
+
+
+def _override_price(place: str, key: str, value: object) -> int:
+    """Microcents per million tokens are the microcents of the dollars per million tokens."""
+    if not isinstance(value, str):
+        raise ConfigurationError(f'{place}, key {key}: write the price as a string, such as {key} = "3.00".')
+    try:
+        return parse_usd(value, name=key)
+    except InvalidArgumentError as exc:
+        raise ConfigurationError(f"{place}, key {key}: {exc.message}") from exc

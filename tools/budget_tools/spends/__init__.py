@@ -1,0 +1,1 @@
+"""Reserving budget and settling what was spent."""

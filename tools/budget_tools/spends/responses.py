@@ -1,0 +1,219 @@
+"""Reading the budget authority's answers: a body, a denial, or an error with one clear sentence.
+
+Bodies are read field by field rather than through the client library's models, which refuse fields that current
+authorities send.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from budget_tools.core.errors import AuthorityError, AuthorityUnavailableError
+from budget_tools.core.money import Money
+from budget_tools.core.subjects import Subject
+
+if TYPE_CHECKING:
+    from runcycles import AsyncCyclesClient, CyclesProtocolError, CyclesResponse
+
+DENIALS = frozenset(
+    {
+        "BUDGET_EXCEEDED",
+        "BUDGET_FROZEN",
+        "BUDGET_CLOSED",
+        "DEBT_OUTSTANDING",
+        "OVERDRAFT_LIMIT_EXCEEDED",
+        "TENANT_CLOSED",
+        "ACTION_QUOTA_EXCEEDED",
+    }
+)
+"""Protocol error codes that say no for want of budget; every other code says that something is wrong."""
+
+MAX_PAGE = "200"
+"""Most balances of one answer (Cycles v0, parameter Limit), as the client takes it."""
+
+_NO_BUDGET = "BUDGET_NOT_FOUND"
+
+NO_BUDGET_HINT = "No budget is set for this subject: a person sets one (BUDGET_USD for this server's own ledger)."
+
+_HINTS = {
+    _NO_BUDGET: NO_BUDGET_HINT,
+    "BUDGET_EXCEEDED": "Ask for less, settle or release what is still reserved, or have a person raise the budget.",
+    "BUDGET_FROZEN": "A person froze this budget; only they can unfreeze it.",
+    "BUDGET_CLOSED": "This budget is closed; use another subject.",
+    "DEBT_OUTSTANDING": "Earlier spending left a debt; a person has to fund the budget first.",
+    "OVERDRAFT_LIMIT_EXCEEDED": "This budget is over its limit; a person has to fund it first.",
+    "TENANT_CLOSED": "This tenant is closed; nothing can be spent.",
+    "ACTION_QUOTA_EXCEEDED": "So many calls of this kind are not allowed; a person has to raise the quota.",
+}
+
+_REMEDIES = {
+    "NOT_FOUND": "Check the id: it is the reservation_id that reserve_budget gave.",
+    "RESERVATION_FINALIZED": "A reservation is settled once: there is nothing left to do for this one.",
+    "RESERVATION_EXPIRED": "Its money went back: if it was spent, book it with record_usage.",
+    "IDEMPOTENCY_MISMATCH": "Repeat a key only with the same arguments; use a new key for a new call.",
+    "UNIT_MISMATCH": "Give the amount in the budget's own unit.",
+    "LIMIT_EXCEEDED": "Wait a moment, then repeat it with the same idempotency_key.",
+    "MAX_EXTENSIONS_EXCEEDED": "Settle it before it expires.",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Denial:
+    """Budget was refused; nothing is held."""
+
+    reason_code: str
+    hint: str
+    retry_after_ms: int | None = None
+    blocked_by_scope: str = ""
+    """Whose budget said no, where the authority tells."""
+
+
+def denial_of(response: "CyclesResponse") -> Denial | None:
+    """Tell a denial of a reserve from its other answers."""
+    body = _object_in(response) or {}
+    if response.is_success:
+        is_denied, code = body.get("decision") == "DENY", str(body.get("reason_code") or "DENIED")
+    else:
+        is_denied, code = response.status == 404 or body.get("error") in DENIALS, str(body.get("error"))
+    if not is_denied:
+        return None
+    return _denial(response.status, code, body.get("retry_after_ms"), body.get("details"))
+
+
+def denial_from(error: "CyclesProtocolError") -> Denial | None:
+    """Tell a denial from the other errors that a stream reservation raises when it is entered."""
+    # The library calls a code that it does not know UNKNOWN; the detail beside it says which it was.
+    detail = (error.details or {}).get("deny_detail") or {}
+    code = str(detail.get("reason_code") or error.error_code or error.reason_code or "DENIED")
+    is_denied = error.status in (200, 404) or code in DENIALS
+    return _denial(error.status, code, error.retry_after_ms, error.details) if is_denied else None
+
+
+def _denial(status: int, code: str, retry_after_ms: int | None, details: Mapping[str, Any] | None) -> Denial:
+    """Build a denial; what the authority itself says of it (``deny_detail``) is nearer to the truth than our hints."""
+    # A 404 of a reserve means that no scope of the subject has a budget.
+    reason = _NO_BUDGET if status == 404 else code
+    detail = (details or {}).get("deny_detail") or {}
+    hint = detail.get("suggested_fix") or _HINTS.get(reason, "Ask for less, or have a person look at the budget.")
+    return Denial(
+        reason_code=reason,
+        hint=hint,
+        retry_after_ms=retry_after_ms or detail.get("retry_after_ms"),
+        blocked_by_scope=detail.get("blocked_by_scope", ""),
+    )
+
+
+def error_from(error: "CyclesProtocolError", doing: str) -> AuthorityError:
+    """Translate what a stream reservation raises where it is no denial."""
+    if error.status < 0 or error.status >= 500:
+        return AuthorityUnavailableError(
+            f"The budget authority gave no definite answer to {doing}: {error}", status=error.status
+        )
+    return AuthorityError(
+        f"Could not {doing}: {error}", code=error.error_code or "AUTHORITY_ERROR", status=error.status
+    )
+
+
+def body_of(response: "CyclesResponse", doing: str, *, key: str = "", is_kept: bool = False) -> dict[str, Any]:
+    """Give the body of a success.
+
+    Args:
+        response: the authority's answer.
+        doing: what was asked, to begin the sentence of an error: ``"commit reservation r-1"``.
+        key: the idempotency key that a repetition of the call needs, if any.
+        is_kept: whether this server goes on asking by itself where there is no definite answer.
+
+    Raises:
+        AuthorityUnavailableError: no definite answer; the same idempotency key may be sent again.
+        AuthorityError: a definite refusal; nothing was written.
+    """
+    found = _object_in(response)
+    if response.is_success and found is not None:
+        return found
+    body = found or {}
+    is_refused = response.status in (401, 403)
+    if response.is_success or response.is_transport_error or response.status >= 500 or (is_kept and not is_refused):
+        reason = body.get("message") or ("it cannot be read" if response.is_success else "it cannot be reached")
+        kept = "; it is written down, and repeated until there is one" if is_kept else ""
+        again = f". Repeat the call with idempotency_key {key}." if key else ""
+        raise AuthorityUnavailableError(
+            f"The budget authority gave no definite answer to {doing}: {reason}{kept}{again}", status=response.status
+        )
+    code = str(body.get("error") or f"HTTP_{response.status}")
+    if is_refused:
+        kept = " It is written down, and repeated at the next start." if is_kept else ""
+        raise AuthorityError(
+            f"The budget authority refused the credentials to {doing} ({code}): "
+            f"check CYCLES_API_KEY and CYCLES_TENANT.{kept}",
+            code=code,
+            status=response.status,
+        )
+    message = str(body.get("message") or response.error_message or "no reason given").rstrip(".")
+    remedy = _REMEDIES.get(code, "Correct the call and try again.")
+    raise AuthorityError(f"Could not {doing}: {message}. {remedy}", code=code, status=response.status)
+
+
+def _object_in(response: "CyclesResponse") -> dict[str, Any] | None:
+    """Give the JSON object of an answer; whatever else stands in its place is none of the protocol's."""
+    body: object = response.body
+    return body if isinstance(body, dict) else None
+
+
+def tightest(balances: Iterable[Mapping[str, Any]], unit: str) -> Money | None:
+    """Give the least that remains over the budgets of one subject, which is all that it can still reserve."""
+    found = _tightest_of(balances, unit)
+    return None if found is None else found.remaining
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """How the tightest budget of a subject stands."""
+
+    remaining: Money
+    reserved: int
+    """What is held of it, by everyone."""
+
+
+async def remaining(client: "AsyncCyclesClient", subject: Subject, unit: str) -> Money | None:
+    """Ask what a subject can still reserve in a unit; ``None`` where none of its scopes has a budget.
+
+    Raises:
+        AuthorityError: the balances cannot be read.
+    """
+    found = await standing(client, subject, unit)
+    return None if found is None else found.remaining
+
+
+async def standing(client: "AsyncCyclesClient", subject: Subject, unit: str) -> Standing | None:
+    """Ask how the tightest of a subject's budgets stands; ``None`` where none of its scopes has one.
+
+    Raises:
+        AuthorityError: the balances cannot be read.
+    """
+    return _tightest_of(subject.own_balances(await all_balances(client, subject.tenant), unit), unit)
+
+
+async def all_balances(client: "AsyncCyclesClient", tenant: str) -> list[Mapping[str, Any]]:
+    """Give every balance of a tenant, as the protocol shows them.
+
+    Raises:
+        AuthorityError: the balances cannot be read.
+    """
+    found: list[Mapping[str, Any]] = []
+    page = {"limit": MAX_PAGE}
+    while True:
+        body = body_of(await client.get_balances(tenant=tenant, **page), "read balances")
+        found += body.get("balances") or []
+        # An authority that goes on without giving a cursor would be asked the same again and again.
+        if not body.get("has_more") or not body.get("next_cursor") or body["next_cursor"] == page.get("cursor"):
+            return found
+        page["cursor"] = body["next_cursor"]
+
+
+def _tightest_of(balances: Iterable[Mapping[str, Any]], unit: str) -> Standing | None:
+    rows = [row for row in balances if row["remaining"]["unit"] == unit]
+    if not rows:
+        return None
+    row = min(rows, key=lambda each: int(each["remaining"]["amount"]))
+    held = row.get("reserved") or {}
+    return Standing(remaining=Money.of(int(row["remaining"]["amount"]), unit), reserved=int(held.get("amount", 0)))
