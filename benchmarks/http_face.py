@@ -23,7 +23,7 @@ from benchmarks.bare_ledger import make_bare_ledger
 from benchmarks.embedded import TENANT, intent, new_key, provision
 from benchmarks.harness import CAVEATS, Comparison, Growth, Report, Run, Series, Times, measure_rounds, run, waits_text
 
-from budget_server.services import LEDGER_FILE
+from budget_server.config.paths import LEDGER_FILE
 
 CLIENTS = 50
 OURS, BARE = f"reserve over HTTP, {CLIENTS} clients", f"fixed answer, {CLIENTS} clients"

@@ -8,7 +8,7 @@ from benchmarks.harness import Comparison, Growth, Report, Run, Series, Times, m
 from benchmarks.hosting import bare_server, our_server
 from mcp import Client, StdioServerParameters
 
-from budget_server.services import LEDGER_FILE
+from budget_server.config.paths import LEDGER_FILE
 
 OURS, BARE = "start to ready", "bare one-tool server"
 ROUNDS, QUICK_ROUNDS = 21, 3

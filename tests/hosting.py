@@ -12,7 +12,7 @@ from mcp.types import CallToolResult, ElicitRequestParams, ElicitResult
 
 from budget_server.authority.listing import balances
 from budget_server.authority.store import LedgerStore
-from budget_server.services import LEDGER_FILE
+from budget_server.config.paths import LEDGER_FILE
 
 BUDGET_USD = "1.00"
 ALLOCATED = 100_000_000

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from budget_server.authority.budgets import all_budgets, allocate_first
 from budget_server.authority.refusals import LedgerUnavailableError
 from budget_server.authority.store import LedgerStore
+from budget_server.config.paths import JOURNAL_DIRECTORY, LEDGER_FILE
 from budget_server.config.settings import Settings
 from budget_tools.core.errors import ConfigurationError
 from budget_tools.core.money import USD_MICROCENTS, format_usd
@@ -22,15 +23,12 @@ if TYPE_CHECKING:
     from budget_tools.claude.client import Claude
     from budget_tools.delegation.runner import DelegationRunner
     from budget_tools.delegation.store import DelegationStore
-    from budget_tools.mcp_tools.consent_raise import Raising
+    from budget_tools.mcp_tools.toolkit import Raising
     from budget_tools.pricing.book import PriceBook
     from budget_tools.spends.settlement import Journal, Reservations, Settler
     from budget_tools.subagent_tools.toolbox import Toolbox
 
 logger = logging.getLogger(__name__)
-
-LEDGER_FILE = "ledger.sqlite3"
-JOURNAL_DIRECTORY = "commit-journal"
 
 COMMIT_ATTEMPTS = 1_000
 """How often a commit that an absent authority does not take is repeated, half a minute apart: a working day.

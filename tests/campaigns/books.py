@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.store import LedgerStore
+from budget_server.config.paths import LEDGER_FILE
 from budget_server.database.file import wall_ms
 from budget_server.delegations import rows
 from budget_server.delegations.store import SqliteDelegationStore
-from budget_server.services import LEDGER_FILE
 from budget_tools.delegation.log import turn_cost_microcents
 from budget_tools.delegation.records import TurnRecord
-from budget_tools.delegation.store import Message, Spend, Stored
+from budget_tools.delegation.store import Message, Stored
+from budget_tools.spends.records import Spend
 from hosting import Environment
 
 

@@ -21,10 +21,11 @@ from budget_server.authority.ledger import Ledger
 from budget_server.authority.listing import balances
 from budget_server.authority.requests import CommitRequest, ReserveRequest
 from budget_server.authority.store import LedgerStore
+from budget_server.config.paths import LEDGER_FILE
 from budget_server.config.settings import Settings
 from budget_server.delegations.store import SqliteDelegationStore
 from budget_server.maintenance.consistency import inspect
-from budget_server.services import LEDGER_FILE, open_ledger
+from budget_server.services import open_ledger
 from budget_tools.core.errors import BudgetError
 from budget_tools.core.money import USD_MICROCENTS, Money
 from budget_tools.delegation.records import TurnRecord

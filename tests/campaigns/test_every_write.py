@@ -24,7 +24,8 @@ from budget_server.maintenance.consistency import inspect
 from budget_server.mcp_server.server import create_server
 from budget_server.services import Services
 from budget_tools.core.money import parse_usd
-from budget_tools.delegation.store import Call, Spend, Step, Stored
+from budget_tools.delegation.store import Call, Step, Stored
+from budget_tools.spends.records import Spend
 from budget_tools.spends.reserver import HOLD_MS
 from campaigns.books import check_kept, look
 from tools.delegation.harness import MODEL, PATIENCE_SECONDS, Bench, servers_file, shed

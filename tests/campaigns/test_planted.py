@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from budget_server.config.paths import LEDGER_FILE
 from budget_server.delegations.store import DELEGATIONS_FILE
 from budget_server.maintenance.consistency import inspect
-from budget_server.services import LEDGER_FILE
 from campaigns.test_storage import fill
 
 UNTOLD = {

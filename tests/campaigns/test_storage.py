@@ -23,9 +23,9 @@ import apsw
 import pytest
 
 from budget_server.authority.store import LedgerStore
+from budget_server.config.paths import LEDGER_FILE
 from budget_server.delegations.store import DELEGATIONS_FILE, SqliteDelegationStore
 from budget_server.maintenance.backup import make_backup
-from budget_server.services import LEDGER_FILE
 from budget_tools.core.errors import StorageUnavailableError
 from budget_tools.delegation.store import Outcome, Step
 from campaigns import storage_worker

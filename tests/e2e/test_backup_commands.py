@@ -18,11 +18,12 @@ from budget_server.auth.tokens import ACCESS_FILE
 from budget_server.authority.budgets import fund
 from budget_server.authority.keys import all_keys, create, revoke
 from budget_server.authority.store import LedgerStore
+from budget_server.config.paths import JOURNAL_DIRECTORY, LEDGER_FILE
 from budget_server.config.settings import Settings
 from budget_server.delegations.store import DELEGATIONS_FILE, SqliteDelegationStore
 from budget_server.maintenance.backup import MANIFEST
 from budget_server.maintenance.consistency import inspect
-from budget_server.services import JOURNAL_DIRECTORY, LEDGER_FILE, Services
+from budget_server.services import Services
 from hosting import ALLOCATED, Environment, call, complaint_of, ledger_balance, run_program
 from server.delegations.making import TENANT, started
 

@@ -9,7 +9,7 @@ import apsw
 import pytest
 from mcp import Client
 
-from budget_server.services import LEDGER_FILE
+from budget_server.config.paths import LEDGER_FILE
 from hosting import Environment, call, complaint_of, ledger_balance, run_program
 
 pytestmark = pytest.mark.anyio

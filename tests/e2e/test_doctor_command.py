@@ -20,11 +20,11 @@ from budget_server.authority import keys
 from budget_server.authority.budgets import allocate_first
 from budget_server.authority.http import create_app
 from budget_server.authority.store import LedgerStore
+from budget_server.config.paths import JOURNAL_DIRECTORY, LEDGER_FILE
 from budget_server.database.asynchronous import AsyncFile
 from budget_server.database.writer import Writer
 from budget_server.delegations.store import DELEGATIONS_FILE
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
-from budget_server.services import JOURNAL_DIRECTORY, LEDGER_FILE
 from contract.face import Face
 from hosting import Environment, call, run_program
 

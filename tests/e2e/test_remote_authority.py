@@ -11,10 +11,10 @@ from budget_server.authority import keys
 from budget_server.authority.budgets import allocate_first
 from budget_server.authority.http import create_app
 from budget_server.authority.store import LedgerStore
+from budget_server.config.paths import LEDGER_FILE
 from budget_server.database.asynchronous import AsyncFile
 from budget_server.database.writer import Writer
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
-from budget_server.services import LEDGER_FILE
 from contract.face import Face
 from hosting import Environment, call, ledger_balance, refused
 

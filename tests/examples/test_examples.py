@@ -16,8 +16,8 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from runcycles import AsyncCyclesClient, CyclesConfig
 
 from budget_server.authority.store import LedgerStore
+from budget_server.config.paths import LEDGER_FILE
 from budget_server.demo.scripted_claude import Answer, Failure, ScriptedClaude, ToolCall, Turn, Usage
-from budget_server.services import LEDGER_FILE
 from budget_tools.core.money import format_usd
 from budget_tools.pricing.book import PriceBook, RequestOptions
 from budget_tools.pricing.tokens import most_input_tokens

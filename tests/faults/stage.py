@@ -23,8 +23,8 @@ from budget_server.authority.budgets import allocate_first
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.listing import balances, list_reservations
 from budget_server.authority.store import LedgerStore
+from budget_server.config.paths import JOURNAL_DIRECTORY, LEDGER_FILE
 from budget_server.demo.scripted_claude import COUNT_TOKENS_PATH, Answer, ScriptedClaude
-from budget_server.services import JOURNAL_DIRECTORY, LEDGER_FILE
 from budget_tools.spends.reserver import HOLD_MS
 from faults.nursery import IMPATIENT_SECONDS, NO_CONSTANTS, PATIENCE_SECONDS, Host, Nursery, Point, until
 from faults.proxy import FaultProxy

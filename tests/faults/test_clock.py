@@ -5,9 +5,9 @@ from pathlib import Path
 import anyio
 import pytest
 
+from budget_server.config.paths import LEDGER_FILE
 from budget_server.demo.scripted_claude import Turn
 from budget_server.maintenance.consistency import inspect
-from budget_server.services import LEDGER_FILE
 from faults.conftest import SetStage
 from faults.stage import ALLOCATED, Kind, Stage, opened
 from faults.test_table import check_books, held

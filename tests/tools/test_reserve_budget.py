@@ -11,9 +11,10 @@ from mcp import Client
 
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.store import LedgerStore
+from budget_server.config.paths import LEDGER_FILE
 from budget_server.config.settings import Settings
 from budget_server.mcp_server.server import create_server
-from budget_server.services import LEDGER_FILE, Services
+from budget_server.services import Services
 from hosting import ALLOCATED, call, ledger_balance
 
 pytestmark = pytest.mark.anyio

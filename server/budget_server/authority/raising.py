@@ -9,7 +9,7 @@ from budget_server.database.asynchronous import AsyncFile
 from budget_tools.core.ids import time_ordered_id
 from budget_tools.core.money import USD_MICROCENTS
 from budget_tools.core.subjects import Subject
-from budget_tools.mcp_tools.consent_raise import Shortfall, Want
+from budget_tools.mcp_tools.toolkit import Shortfall, Want
 
 
 class RootBudget:

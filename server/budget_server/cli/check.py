@@ -8,10 +8,10 @@ import typer
 
 from budget_server.authority.audit import audit
 from budget_server.cli.common import local_settings, sentences
+from budget_server.config.paths import LEDGER_FILE
 from budget_server.database.audit import MAX_FINDINGS
 from budget_server.database.file import wall_ms
 from budget_server.maintenance.consistency import Inspection, inspect
-from budget_server.services import LEDGER_FILE
 from budget_tools.core.errors import ConfigurationError
 
 

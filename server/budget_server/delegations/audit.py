@@ -17,7 +17,7 @@ from budget_server.delegations.encoding import from_json
 from budget_server.delegations.schema import DELEGATIONS_KIND
 from budget_tools.delegation.log import turn_cost_microcents
 from budget_tools.delegation.records import TurnRecord
-from budget_tools.delegation.store import Spend
+from budget_tools.spends.records import Spend
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

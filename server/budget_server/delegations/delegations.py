@@ -19,7 +19,8 @@ from budget_server.delegations.workers import Owners
 from budget_tools.core.errors import InvalidArgumentError
 from budget_tools.core.money import USD_MICROCENTS
 from budget_tools.delegation.records import RESUMABLE, Status, Task
-from budget_tools.delegation.store import Call, LimitReachedError, Message, Orphan, Outcome, Spend, Step, Stored
+from budget_tools.delegation.store import Call, Message, Orphan, Outcome, Step, Stored
+from budget_tools.spends.records import LimitReachedError, Spend
 
 _NOTHING_LEFT: dict[Status, str] = {
     "completed": "is completed: delegate a new task instead",

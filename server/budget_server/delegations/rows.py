@@ -10,7 +10,8 @@ from budget_server.delegations.encoding import from_json, to_json
 from budget_server.delegations.limits import spent_below_microcents
 from budget_tools.core.errors import StorageUnavailableError
 from budget_tools.delegation.records import Task, TurnRecord
-from budget_tools.delegation.store import Spend, Stored
+from budget_tools.delegation.store import Stored
+from budget_tools.spends.records import Spend
 
 COLUMNS = (
     "delegation_id, tenant, task, max_turns, budget_microcents, status, model, hint, text, structured,"

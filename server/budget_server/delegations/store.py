@@ -15,7 +15,8 @@ from budget_server.delegations.schema import DELEGATIONS_KIND
 from budget_server.delegations.workers import Owners
 from budget_tools.core.errors import InvalidArgumentError, StorageUnavailableError
 from budget_tools.delegation.records import Status, Task
-from budget_tools.delegation.store import Call, DelegationStore, Message, Orphan, Spend, Step, Stored
+from budget_tools.delegation.store import Call, DelegationStore, Message, Orphan, Step, Stored
+from budget_tools.spends.records import Spend
 
 DELEGATIONS_FILE = "delegations.sqlite3"
 

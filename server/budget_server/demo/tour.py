@@ -22,9 +22,9 @@ from rich.table import Table
 from budget_server.authority.budgets import fund
 from budget_server.authority.listing import balances
 from budget_server.authority.store import LedgerStore
+from budget_server.config.paths import LEDGER_FILE
 from budget_server.config.settings import LOCAL_TENANT
 from budget_server.demo.scripted_claude import ScriptedClaude, ToolCall, Turn, Usage
-from budget_server.services import LEDGER_FILE
 from budget_tools.core.money import USD_MICROCENTS, Money, parse_usd
 
 BUDGET_USD = "0.10"

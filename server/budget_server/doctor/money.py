@@ -11,13 +11,14 @@ import apsw
 from budget_server.authority.audit import audit
 from budget_server.authority.budgets import all_budgets, root_scope
 from budget_server.authority.store import LedgerStore
+from budget_server.config.paths import JOURNAL_DIRECTORY, LEDGER_FILE
 from budget_server.config.settings import Settings
 from budget_server.database.file import wall_ms
 from budget_server.delegations.schema import DELEGATIONS_KIND
 from budget_server.delegations.store import DELEGATIONS_FILE
 from budget_server.delegations.workers import Owners
 from budget_server.doctor.finding import Finding, ok, problem, warning
-from budget_server.services import JOURNAL_DIRECTORY, LEDGER_FILE, Services
+from budget_server.services import Services
 from budget_tools.core.errors import BudgetError, ConfigurationError
 from budget_tools.core.money import USD_MICROCENTS, format_usd
 from budget_tools.pricing.book import PriceBook

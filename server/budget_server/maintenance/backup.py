@@ -19,6 +19,7 @@ from pathlib import Path
 from budget_server.auth.schema import ACCESS_KIND
 from budget_server.auth.tokens import ACCESS_FILE
 from budget_server.authority.schema import LEDGER_KIND
+from budget_server.config.paths import JOURNAL_DIRECTORY, LEDGER_FILE
 from budget_server.database.copying import copy_together
 from budget_server.database.file import wall_ms
 from budget_server.database.flushing import flush, flush_tree
@@ -26,7 +27,6 @@ from budget_server.database.schema import FileKind
 from budget_server.delegations.schema import DELEGATIONS_KIND
 from budget_server.delegations.store import DELEGATIONS_FILE
 from budget_server.maintenance.consistency import Inspection, inspect
-from budget_server.services import JOURNAL_DIRECTORY, LEDGER_FILE
 from budget_tools.core.errors import ConfigurationError, StorageUnavailableError
 
 KINDS: Mapping[str, FileKind] = {

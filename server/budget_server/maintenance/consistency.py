@@ -16,11 +16,11 @@ import apsw
 from budget_server.auth.schema import ACCESS_KIND
 from budget_server.auth.tokens import ACCESS_FILE
 from budget_server.authority.audit import audit as audit_ledger
+from budget_server.config.paths import LEDGER_FILE
 from budget_server.database.audit import MAX_FINDINGS, damage, one_moment
 from budget_server.delegations.audit import Told
 from budget_server.delegations.audit import audit as audit_delegations
 from budget_server.delegations.store import DELEGATIONS_FILE
-from budget_server.services import LEDGER_FILE
 from budget_tools.core.errors import ConfigurationError
 from budget_tools.core.money import USD_MICROCENTS, format_usd
 

@@ -18,6 +18,7 @@ import apsw
 
 from budget_server.auth.schema import ACCESS_KIND
 from budget_server.auth.tokens import ACCESS_FILE
+from budget_server.config.paths import JOURNAL_DIRECTORY, LEDGER_FILE
 from budget_server.database import replacement
 from budget_server.database.audit import READ_ONLY, damage
 from budget_server.database.copying import settle_in_one_file
@@ -26,7 +27,6 @@ from budget_server.delegations.store import DELEGATIONS_FILE
 from budget_server.delegations.workers import OWNERS_DIRECTORY
 from budget_server.maintenance.backup import KINDS, copy_file, copy_files, digests, read_manifest
 from budget_server.maintenance.consistency import Inspection, inspect
-from budget_server.services import JOURNAL_DIRECTORY, LEDGER_FILE
 from budget_tools.core.errors import ConfigurationError, StorageUnavailableError
 
 _CHARGED = (

@@ -13,7 +13,7 @@ from budget_server.authority.raising import RootBudget
 from budget_server.database.asynchronous import AsyncFile
 from budget_tools.core.money import USD_MICROCENTS
 from budget_tools.core.subjects import Subject
-from budget_tools.mcp_tools.consent_raise import Want
+from budget_tools.mcp_tools.toolkit import Want
 from contract.harness import Clock
 from contract.local import EmbeddedAuthority, opened
 

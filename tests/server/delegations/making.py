@@ -10,7 +10,8 @@ import pytest
 from budget_server.delegations.store import SqliteDelegationStore
 from budget_tools.core.errors import InvalidArgumentError
 from budget_tools.delegation.records import Task
-from budget_tools.delegation.store import Call, DelegationStore, Outcome, Spend, Step, Stored
+from budget_tools.delegation.store import Call, DelegationStore, Outcome, Step, Stored
+from budget_tools.spends.records import Spend
 
 TENANT = "acme"
 

@@ -18,7 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from budget_server.delegations.store import SqliteDelegationStore
 from budget_tools.core.errors import InvalidArgumentError
 from budget_tools.delegation.records import RESUMABLE, Status
-from budget_tools.delegation.store import Call, LimitReachedError, Outcome, Step
+from budget_tools.delegation.store import Call, Outcome, Step
+from budget_tools.spends.records import LimitReachedError
 from contract.harness import Clock
 from server.delegations.making import TENANT, call, spend, task
 

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from budget_server.delegations.store import SqliteDelegationStore
-from budget_tools.delegation.store import LimitReachedError, Outcome, Step
+from budget_tools.delegation.store import Outcome, Step
+from budget_tools.spends.records import LimitReachedError
 from server.delegations.making import TENANT, call, spend, started
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,8 @@ import pytest
 from budget_server.delegations.store import SqliteDelegationStore
 from budget_tools.core.money import Money
 from budget_tools.delegation.records import TurnRecord
-from budget_tools.delegation.store import LimitReachedError, Message, Outcome, Spend, Step
+from budget_tools.delegation.store import Message, Outcome, Step
+from budget_tools.spends.records import LimitReachedError, Spend
 from contract.harness import Clock
 from server.delegations.making import TENANT, spend, started, stopped
 

@@ -17,6 +17,7 @@ from budget_server.authority.client import EmbeddedCyclesClient
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.listing import balances
 from budget_server.authority.store import LedgerStore
+from budget_server.config.paths import LEDGER_FILE
 from budget_server.config.settings import Settings
 from budget_server.delegations.store import SqliteDelegationStore
 from budget_server.demo.scripted_claude import (
@@ -29,7 +30,7 @@ from budget_server.demo.scripted_claude import (
     Turn,
 )
 from budget_server.mcp_server.server import create_server
-from budget_server.services import LEDGER_FILE, Services
+from budget_server.services import Services
 from budget_tools.core.money import USD_MICROCENTS, parse_usd
 from budget_tools.delegation.loop import Delegation
 from budget_tools.delegation.store import Stored

@@ -11,9 +11,9 @@ import pytest
 
 from budget_server.authority.listing import list_reservations
 from budget_server.authority.store import LedgerStore
+from budget_server.config.paths import LEDGER_FILE
 from budget_server.database.file import wall_ms
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
-from budget_server.services import LEDGER_FILE
 from budget_tools.spends.reserver import LEASE_MS
 from tools.delegation.harness import PATIENCE_SECONDS, ledger_balance
 

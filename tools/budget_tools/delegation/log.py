@@ -4,7 +4,8 @@ import logging
 from collections.abc import Collection, Sequence
 
 from budget_tools.delegation.records import TurnRecord
-from budget_tools.delegation.store import DelegationStore, Message, Outcome, Spend, Step, Stored
+from budget_tools.delegation.store import DelegationStore, Message, Outcome, Step, Stored
+from budget_tools.spends.records import Spend
 
 logger = logging.getLogger(__name__)
 

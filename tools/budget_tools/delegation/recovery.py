@@ -23,7 +23,8 @@ from budget_tools.core.money import Money
 from budget_tools.delegation.conversation import final_answer
 from budget_tools.delegation.log import turn_cost_microcents
 from budget_tools.delegation.records import ToolCallRecord, TurnRecord
-from budget_tools.delegation.store import DelegationStore, Orphan, Outcome, Spend, Step, Stored
+from budget_tools.delegation.store import DelegationStore, Orphan, Outcome, Step, Stored
+from budget_tools.spends.records import Spend
 from budget_tools.spends.responses import body_of
 from budget_tools.spends.settlement import is_booked, is_committed
 

@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from budget_tools.core.errors import BudgetError
 from budget_tools.delegation.records import Status, Task, TurnRecord
+from budget_tools.spends.records import Spend
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,29 +24,6 @@ class Call:
     idempotency_key: str
     request: str
     """Canonical JSON of what was asked; the same key with another request is refused."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Spend:
-    """Money that is about to be spent, or held, under one reservation."""
-
-    reservation_id: str
-    turn: int
-    key: str
-    """Idempotency key of the reserve; the keys that settle it derive from it."""
-    subject: Mapping[str, Any]
-    """The protocol's Subject."""
-    action: Mapping[str, Any]
-    """The protocol's Action."""
-    unit: str
-    bound: int
-    """The reserved amount, in ``unit``."""
-    is_hold: bool = False
-    """Held and not spent: given back, not charged, if its process dies."""
-    charge: int | None = None
-    """What it cost, once that is known; ``None`` before."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What its commit says beside the amount."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,16 +103,6 @@ class Orphan:
 
     delegation: Stored
     spends: Sequence[Spend]
-
-
-class LimitReachedError(BudgetError):
-    """A spend does not fit into the delegation's own limit, or into one that it was made under; nothing was written."""
-
-    code = "LIMIT_REACHED"
-
-    def __init__(self, left_microcents: int) -> None:
-        super().__init__("The delegation's own limit does not cover it.")
-        self.left_microcents = left_microcents
 
 
 class DelegationStore(Protocol):

@@ -5,10 +5,6 @@ and its answer are repeated, the budget is what the person read. The model neith
 and nobody is asked for a sub-agent, nor for a client with a token.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
-
 from mcp.server.elicitation import ElicitationResult
 from mcp.server.mcpserver import Elicit
 from pydantic import BaseModel, Field, create_model
@@ -17,63 +13,9 @@ from budget_tools.core.errors import InvalidArgumentError
 from budget_tools.core.money import format_usd, parse_usd
 from budget_tools.core.subjects import Subject
 from budget_tools.mcp_tools.caller import can_ask_a_person, parent_of
-from budget_tools.mcp_tools.toolkit import ToolContext, Toolkit, toolkit_of
+from budget_tools.mcp_tools.toolkit import Raising, ToolContext, Toolkit, Want, toolkit_of
 
 NOT_RAISED = "A person was asked to raise the budget and did not: do not ask for it again unless they want it."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shortfall:
-    """How much too small a budget is, in microcents."""
-
-    allocated: int
-    remaining: int
-    raise_to: int
-    """With so much allocated the whole of it fits, or as much of it as the most that is allowed bears."""
-    period: str
-    """How often it starts anew; ``none`` where it never does."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Want:
-    """What somebody needs money for."""
-
-    who: str
-    """Begins a sentence that a person reads; what others wrote is printable in it, and short."""
-    action: Mapping[str, str]
-    """Of the reservation (Cycles v0, Action)."""
-    microcents: int
-    makes_do_with_microcents: int | None = None
-    """With so much, which is no more, it goes on without asking; ``None`` where only the whole will do."""
-
-    @property
-    def least_microcents(self) -> int:
-        """Nobody is asked while the budget bears so much."""
-        return self.microcents if self.makes_do_with_microcents is None else self.makes_do_with_microcents
-
-
-class Raising(Protocol):
-    """The budget that a person may raise, and how far."""
-
-    @property
-    def most_microcents(self) -> int:
-        """Most that the whole budget may be raised to."""
-
-    async def shortfall(self, spender: Subject, want: Want, idempotency_key: str = "") -> Shortfall | None:
-        """Say how much too small the budget is; ``None`` where raising it would not help, or not do.
-
-        Args:
-            spender: who would reserve.
-            want: what for, and how much.
-            idempotency_key: of the reservation; one that was made under it already wants nothing more.
-        """
-
-    async def raise_to(self, allocated_microcents: int) -> None:
-        """Raise the whole budget to this amount, at most to what it may be; one that is higher stays as it is.
-
-        Raises:
-            InvalidArgumentError: the budget is closed, or gone; nothing was changed.
-        """
 
 
 class NewBudget(BaseModel):

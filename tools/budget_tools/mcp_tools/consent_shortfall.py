@@ -11,8 +11,8 @@ from mcp.server.mcpserver import Elicit
 
 from budget_tools.core.subjects import WhoseBudget
 from budget_tools.core.text_safety import beginning
-from budget_tools.mcp_tools.consent_raise import NewBudget, Want, ask_for_more, raising_with_a_person
-from budget_tools.mcp_tools.toolkit import ToolContext, toolkit_of
+from budget_tools.mcp_tools.consent_raise import NewBudget, ask_for_more, raising_with_a_person
+from budget_tools.mcp_tools.toolkit import ToolContext, Want, toolkit_of
 from budget_tools.pricing.tokens import likely_input_tokens, most_input_tokens
 
 if TYPE_CHECKING:

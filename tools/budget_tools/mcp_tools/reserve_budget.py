@@ -17,9 +17,9 @@ from budget_tools.core.text_safety import beginning
 from budget_tools.mcp_tools.amounts import PricedAmount, stated_amount
 from budget_tools.mcp_tools.answers import answer, moment
 from budget_tools.mcp_tools.balances import in_words, usage_warnings
-from budget_tools.mcp_tools.consent_raise import NewBudget, Want, ask_for_more, raise_as_agreed, raising_with_a_person
+from budget_tools.mcp_tools.consent_raise import NewBudget, ask_for_more, raise_as_agreed, raising_with_a_person
 from budget_tools.mcp_tools.registration import make_tool
-from budget_tools.mcp_tools.toolkit import ToolContext, Toolkit, toolkit_of
+from budget_tools.mcp_tools.toolkit import ToolContext, Toolkit, Want, toolkit_of
 from budget_tools.spends.responses import body_of, denial_of, remaining, tightest
 
 MAX_TTL_SECONDS = 86_400

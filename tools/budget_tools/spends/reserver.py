@@ -30,8 +30,7 @@ from runcycles.streaming import AsyncStreamReservation, StreamUsage
 
 from budget_tools.core.errors import AuthorityError
 from budget_tools.core.money import USD_MICROCENTS
-from budget_tools.delegation.log import DelegationLog
-from budget_tools.delegation.store import LimitReachedError, Spend
+from budget_tools.spends.records import LimitReachedError, Spend, SpendLog
 from budget_tools.spends.responses import Denial, body_of, denial_from, denial_of, error_from
 
 logger = logging.getLogger(__name__)
@@ -102,7 +101,7 @@ class Lease:
     order: Order
     _reservation: AsyncStreamReservation
     _cycles: AsyncCyclesClient
-    _log: DelegationLog
+    _log: SpendLog
     metadata: dict[str, Any] = field(default_factory=dict)
     """What the commit says beside the amount; it must be complete when the lease is left."""
     has_departed: bool = False
@@ -167,7 +166,7 @@ class Lease:
 class Spender:
     """Spends on behalf of one delegation."""
 
-    def __init__(self, *, cycles: AsyncCyclesClient, log: DelegationLog) -> None:
+    def __init__(self, *, cycles: AsyncCyclesClient, log: SpendLog) -> None:
         self._cycles = cycles
         self._log = log
 
