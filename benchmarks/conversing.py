@@ -30,7 +30,7 @@ from pydantic import SecretStr
 from budget_server.config.settings import Settings
 from budget_server.services import Services
 from budget_tools.delegation.records import Task
-from budget_tools.delegation.views import View
+from budget_tools.delegation.views import DelegationView
 
 MODEL = "claude-sonnet-5-5"
 MAX_OUTPUT_TOKENS = 4_096
@@ -90,7 +90,7 @@ class BareLoop:
             messages += [{"role": "assistant", "content": message.content}, {"role": "user", "content": results}]
 
 
-async def delegate(services: Services, tool_calls: int, *, max_turns: int | None = None) -> View:
+async def delegate(services: Services, tool_calls: int, *, max_turns: int | None = None) -> DelegationView:
     """Hold the same conversation as a delegation; the one place that knows how one is started.
 
     Args:
@@ -111,7 +111,7 @@ async def delegate(services: Services, tool_calls: int, *, max_turns: int | None
     return await ended(delegation, max_turns or tool_calls + 1)
 
 
-async def ended(delegation: View, turns: int) -> View:
+async def ended(delegation: DelegationView, turns: int) -> DelegationView:
     """Wait until a delegation has made its turns."""
     while (outcome := delegation.outcome) is None:
         await delegation.next_change()

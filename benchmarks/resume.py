@@ -8,7 +8,7 @@ from benchmarks.conversing import Endpoint, delegate, ended, open_services
 from benchmarks.harness import Comparison, Growth, Report, Run, Series, Times, measure_rounds, run
 
 from budget_server.services import Services
-from budget_tools.delegation.views import View
+from budget_tools.delegation.views import DelegationView
 
 SHORT, LONG, QUICK_LONG = 2, 200, 20
 ROUNDS, QUICK_ROUNDS = 9, 3
@@ -65,12 +65,12 @@ def _whole(turns: int) -> str:
     return f"resume after {turns} turns"
 
 
-async def _kept_bytes(services: Services, stopped: View) -> int:
+async def _kept_bytes(services: Services, stopped: DelegationView) -> int:
     _, messages = await services.delegations.transcript(services.subject.tenant, stopped.id)
     return len(json.dumps(messages, default=str))
 
 
-async def _resume_seconds(services: Services, stopped: View) -> float:
+async def _resume_seconds(services: Services, stopped: DelegationView) -> float:
     turns = len(stopped.turns) + 1
     begun = time.perf_counter()
     resumed = await services.delegations.resume(

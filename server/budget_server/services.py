@@ -86,7 +86,7 @@ class Services:
             raise ConfigurationError(
                 "This token is for another tenant than CYCLES_API_KEY: a person has to make a new one."
             )
-        return embedded.speaking_for(tenant)
+        return embedded.for_tenant(tenant)
 
     @property
     def _embedded(self) -> "EmbeddedCyclesClient | None":
@@ -108,10 +108,10 @@ class Services:
         return RootBudget(embedded.ledger, self.subject.tenant, most)
 
     @cached_property
-    def house_cycles(self) -> "AsyncCyclesClient":
+    def internal_client(self) -> "AsyncCyclesClient":
         """The authority for what this process itself does, on behalf of whichever tenant's delegation it runs."""
         embedded = self._embedded
-        return self.cycles if embedded is None else embedded.speaking_for_all()
+        return self.cycles if embedded is None else embedded.for_all_tenants()
 
     @property
     def settler(self) -> "Settler":
@@ -134,7 +134,7 @@ class Services:
     def _journal(self) -> "Journal":
         from budget_tools.spends.settlement import Journal
 
-        return Journal(self._cycles_config, self.house_cycles)
+        return Journal(self._cycles_config, self.internal_client)
 
     @property
     def _cycles_config(self) -> "CyclesConfig":
@@ -209,7 +209,7 @@ class Services:
         from budget_tools.delegation.runner import DelegationRunner
 
         return DelegationRunner(
-            cycles=self.house_cycles,
+            cycles=self.internal_client,
             claude=lambda: self.claude,
             prices=self.prices,
             toolbox=self.toolbox,

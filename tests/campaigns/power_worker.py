@@ -17,7 +17,7 @@ from budget_server.authority.budgets import allocate
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.store import LedgerStore
 from budget_server.database import file as storage_file
-from budget_server.database.fair_lock import Turnstile
+from budget_server.database.fair_lock import FairFileLock
 from budget_server.database.flushing import flush
 from campaigns.crash_worker import TENANT, UNIT, Asked
 from contract.harness import LEAF, NOON_MS, ROOT
@@ -76,9 +76,9 @@ def main(path: Path, seed: int, synchronous: int, log: Path) -> None:
     vfs = RecordedVfs()
     apsw.connection_hooks.append(lambda db: db.pragma("locking_mode", "exclusive"))
     storage_file._PRAGMAS["synchronous"] = synchronous  # so that a weaker setting can be seen to lose
-    note = Turnstile.note_high_water
+    note = FairFileLock.note_high_water
 
-    def recorded_note(self: Turnstile, reached: tuple[int, int]) -> None:
+    def recorded_note(self: FairFileLock, reached: tuple[int, int]) -> None:
         note(self, reached)
         LOG.append(("note", path.with_name(f"{path.name}.lock").read_bytes()))
 
@@ -86,7 +86,7 @@ def main(path: Path, seed: int, synchronous: int, log: Path) -> None:
         flush(path)
         LOG.append(("flush names",))
 
-    Turnstile.note_high_water = recorded_note  # type: ignore[method-assign]
+    FairFileLock.note_high_water = recorded_note  # type: ignore[method-assign]
     storage_file.flush = recorded_flush  # type: ignore[attr-defined,unused-ignore]
     now_ms = NOON_MS
     store = LedgerStore(path, clock=lambda: now_ms)

@@ -150,7 +150,7 @@ async def take_turn(ledger: LedgerStore, store: SqliteDelegationStore, name: str
     """Let a delegation take a turn, in the steps of a real one, charged a little less than its bound."""
     charge = 70 + number % 10
     reservation_id = reserve(ledger, f"{name}-{number}", 100)
-    await store.depart(name, spend(reservation_id, 100, turn=number))
+    await store.mark_in_flight(name, spend(reservation_id, 100, turn=number))
     record = TurnRecord(
         number=number,
         model="claude",

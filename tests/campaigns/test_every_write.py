@@ -111,9 +111,9 @@ class PhotographedStore(SqliteDelegationStore):
         self.camera.shoot("start")
         return stored
 
-    async def depart(self, delegation_id: str, spend: Spend, *, struck: Collection[str] = ()) -> None:
+    async def mark_in_flight(self, delegation_id: str, spend: Spend, *, struck: Collection[str] = ()) -> None:
         """Write a spend down."""
-        await super().depart(delegation_id, spend, struck=struck)
+        await super().mark_in_flight(delegation_id, spend, struck=struck)
         self.camera.shoot("hold" if spend.is_hold else "depart")
 
     async def write(self, delegation_id: str, step: Step) -> None:

@@ -457,7 +457,7 @@ class RandomLives(RuleBasedStateMachine):
             assert not spends or delegation_id in running
         if self.before is not None:
             check_kept(self.before, books, was_killed=self.was_killed)
-            check_not_asked_again(self.before, [body for body in requests if not _is_retold(body)])
+            check_not_asked_again(self.before, [body for body in requests if not _is_rebuilt(body)])
         self.before, self.seen, self.was_killed = books, len(self.world.requests), False
 
     def check_requests(self, books: Books) -> None:
@@ -486,7 +486,7 @@ async def _call(function: Callable[[], T]) -> T:
     return function()
 
 
-def _is_retold(body: Mapping[str, Any]) -> bool:
+def _is_rebuilt(body: Mapping[str, Any]) -> bool:
     return "Work on this has begun" in str(body["messages"][0]["content"])
 
 

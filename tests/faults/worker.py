@@ -196,7 +196,7 @@ def _stop_at(point: str, nth: int, hook: Hook) -> None:
     from budget_tools.delegation.log import DelegationLog
     from budget_tools.delegation.request import RequestBuilder
     from budget_tools.delegation.runner import DelegationRunner
-    from budget_tools.spends.reserver import Lease, Spender
+    from budget_tools.spends.reserver import Lease, Reserver
 
     left = nth
 
@@ -225,20 +225,20 @@ def _stop_at(point: str, nth: int, hook: Hook) -> None:
     before, after = True, False
     points: dict[str, tuple[Sequence[type], str, bool, Callable[..., bool]]] = {
         "before its input is counted": ((RequestBuilder,), "input_bound", before, always),
-        "before the hold is written down": ((DelegationLog,), "depart", before, is_hold),
+        "before the hold is written down": ((DelegationLog,), "mark_in_flight", before, is_hold),
         "before the orphans are looked for": ((DelegationRunner,), "keep_settling_orphans", before, always),
-        "before the reserve": ((Spender,), "spend", before, always),
-        "after the reserve": ((Lease,), "depart", before, always),
-        "after the spend is written down": ((DelegationLog,), "depart", after, is_spend),
-        "after the departure": ((Lease,), "depart", after, always),
+        "before the reserve": ((Reserver,), "spend", before, always),
+        "after the reserve": ((Lease,), "mark_in_flight", before, always),
+        "after the spend is written down": ((DelegationLog,), "mark_in_flight", after, is_spend),
+        "after the departure": ((Lease,), "mark_in_flight", after, always),
         "after the answer": ((DelegationLog,), "note_turn", before, is_charge),
         "after the answer is written down": ((DelegationLog,), "note_turn", after, is_charge),
         "before the commit leaves": (clients, "commit_reservation", before, always),
         "before the commit's answer": (clients, "commit_reservation", after, always),
         "before the event leaves": (clients, "create_event", before, is_from_the_journal),
-        "before the next write": ((Spender,), "spend", after, always),
-        "before the release": ((Spender,), "release", before, always),
-        "after the release": ((Spender,), "release", after, always),
+        "before the next write": ((Reserver,), "spend", after, always),
+        "before the release": ((Reserver,), "release", before, always),
+        "after the release": ((Reserver,), "release", after, always),
     }
     classes, method, comes_before, matches = points[point]
     for each in classes:

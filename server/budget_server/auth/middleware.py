@@ -66,7 +66,7 @@ class Verifier:
         )
 
 
-class Gate:
+class AuthMiddleware:
     """An ASGI application around another.
 
     Args:

@@ -19,7 +19,7 @@ from budget_server.services import Services
 from budget_tools.core.errors import InvalidArgumentError
 from budget_tools.core.subjects import Subject
 from budget_tools.mcp_tools.answers import failure
-from budget_tools.mcp_tools.toolkit import visiting
+from budget_tools.mcp_tools.toolkit import current_toolkit
 
 if TYPE_CHECKING:
     from runcycles import AsyncCyclesClient
@@ -49,7 +49,7 @@ SAFE_METHODS = frozenset(
 """What a guest may ask. Subscriptions are not among it: what they announce is the process's, and so other tenants'."""
 
 
-class Guest:
+class TenantToolkit:
     """The process as the tools see it on behalf of a token (the tools' ``Toolkit``)."""
 
     def __init__(self, services: Services, grant: Grant) -> None:
@@ -109,7 +109,7 @@ class Guest:
         return self._services.delegations
 
 
-class Guests:
+class TenantToolkits:
     """Gives each request its view of the process.
 
     Args:
@@ -133,12 +133,12 @@ class Guests:
                 return failure(
                     InvalidArgumentError(f"There is no tool {name!r}: the tools are {', '.join(sorted(grant.tools))}.")
                 )
-        guest = Guest(self._services, grant)
-        visit = visiting.set(guest)
+        guest = TenantToolkit(self._services, grant)
+        visit = current_toolkit.set(guest)
         try:
             result = await call_next(replace(ctx, lifespan_context=guest))
         finally:
-            visiting.reset(visit)
+            current_toolkit.reset(visit)
         return _only(result, grant.tools) if ctx.method == "tools/list" else result
 
 

@@ -118,11 +118,11 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
             raise ValueError(f"at least one of {', '.join(LEVELS)} is required")
         return await self._answer(lambda ledger: listing.balances(ledger.db, self._reader(query_params), query_params))
 
-    def speaking_for(self, tenant: str) -> "EmbeddedCyclesClient":
+    def for_tenant(self, tenant: str) -> "EmbeddedCyclesClient":
         """Give a client of another tenant, over the same ledger; it is closed with this one."""
         return self._copy(EmbeddedCyclesClient, tenant)
 
-    def speaking_for_all(self) -> "EmbeddedCyclesClient":
+    def for_all_tenants(self) -> "EmbeddedCyclesClient":
         """Give a client of every tenant, for what this process does on its own account; it is closed with this one."""
         return self._copy(_HouseClient, self._tenant)
 

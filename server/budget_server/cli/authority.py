@@ -8,7 +8,7 @@ import typer
 
 from budget_server.authority import keys
 from budget_server.authority.keys import ApiKey
-from budget_server.cli.common import date_text, local_settings, opened_ledger, plain_table, sentences, table_console
+from budget_server.cli.common import cli_errors, date_text, local_settings, opened_ledger, plain_table, table_console
 from budget_server.config.settings import Settings
 from budget_server.services import open_ledger
 from budget_server.transports.sockets import base_url, is_loopback, listen
@@ -35,7 +35,7 @@ def authority(
     """Serve the Cycles runtime API (/v1/…, /health) over this machine's ledger, until interrupted."""
     if context.invoked_subcommand is not None:
         return
-    with sentences():
+    with cli_errors():
         listener = listen(host, port)
         settings = local_settings()
         _serve(settings, listener)
@@ -50,7 +50,7 @@ def create(
     ] = None,
 ) -> None:
     """Create an API key; its secret is shown this once."""
-    with sentences():
+    with cli_errors():
         settings = local_settings()
         bound_to = _tenant(tenant) or settings.subject.tenant
         with opened_ledger(settings) as store:
@@ -70,7 +70,7 @@ def create(
 @key_app.command(name="list")
 def list_keys() -> None:
     """List all API keys, revoked and expired ones too."""
-    with sentences(), opened_ledger(local_settings()) as store:
+    with cli_errors(), opened_ledger(local_settings()) as store:
         found, now_ms = store.run(lambda ledger: (keys.all_keys(ledger.db), ledger.now_ms))
     table = plain_table("key", "tenant", "name", "starts with", "created", "state")
     for key in found:
@@ -81,7 +81,7 @@ def list_keys() -> None:
 @key_app.command()
 def revoke(key: Annotated[str, typer.Argument(help="Its id, or how its secret starts.")]) -> None:
     """Revoke an API key for good; the next request that carries it is refused."""
-    with sentences(), opened_ledger(local_settings()) as store:
+    with cli_errors(), opened_ledger(local_settings()) as store:
         revoked = store.run(lambda ledger: keys.revoke(ledger.db, key, ledger.now_ms))
     typer.echo(f"Key {revoked.key_id} of tenant {revoked.tenant} is revoked.")
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from budget_server.cli.common import date_text, sentences
+from budget_server.cli.common import cli_errors, date_text
 from budget_server.config.settings import read_settings
 from budget_server.maintenance.backup import make_backup
 from budget_server.maintenance.restore import Ready, made_ready
@@ -22,7 +22,7 @@ def backup(
 
     Servers may go on working.
     """
-    with sentences():
+    with cli_errors():
         inspection = make_backup(read_settings().budget_data_dir, destination)
     typer.echo(f"Backed up to {destination}, and checked: {', '.join(inspection.counts)}.")
     for note in inspection.notes:
@@ -40,7 +40,7 @@ def restore(
 
     What was spent since the backup was made, it does not know.
     """
-    with sentences(), made_ready(source, read_settings().budget_data_dir) as ready:
+    with cli_errors(), made_ready(source, read_settings().budget_data_dir) as ready:
         for line in _consequences(ready):
             typer.echo(line)
         if not yes:

@@ -10,7 +10,7 @@ from budget_server.authority.balance import Budget
 from budget_server.authority.ledger import Ledger
 from budget_server.authority.periods import PERIODS
 from budget_server.cli import quota
-from budget_server.cli.common import date_text, local_settings, opened_ledger, plain_table, sentences, table_console
+from budget_server.cli.common import cli_errors, date_text, local_settings, opened_ledger, plain_table, table_console
 from budget_tools.core.errors import InvalidArgumentError
 from budget_tools.core.money import MAX_AMOUNT, UNITS, USD_MICROCENTS, parse_usd
 
@@ -31,7 +31,7 @@ app.add_typer(quota.app, name="quota")
 @app.command()
 def show() -> None:
     """Show every budget of this ledger: allocated, spent, held and remaining."""
-    with sentences():
+    with cli_errors():
         with opened_ledger(local_settings()) as store:
             found = store.run(lambda ledger: budgets.all_budgets(ledger.db))
         _print(found)
@@ -57,7 +57,7 @@ def allocate(
     ] = None,
 ) -> None:
     """Set what a scope may use in all, creating its budget where there is none; options left out stay as they are."""
-    with sentences():
+    with cli_errors():
         settings = local_settings()
         whole = _amount(amount, unit)
         most_debt = None if overdraft_limit is None else _amount(overdraft_limit, unit, name="--overdraft-limit")
@@ -84,7 +84,7 @@ def allocate(
 @app.command()
 def fund(amount: AmountText, scope: Scope = "", unit: Unit = USD_MICROCENTS) -> None:
     """Add to what a scope may use; a debt is repaid first."""
-    with sentences():
+    with cli_errors():
         whole = _amount(amount, unit)
         _change(scope, lambda ledger, path, _: budgets.fund(ledger.db, scope=path, unit=unit, amount=whole))
 
@@ -92,14 +92,14 @@ def fund(amount: AmountText, scope: Scope = "", unit: Unit = USD_MICROCENTS) -> 
 @app.command()
 def freeze(scope: Scope = "", unit: Unit = USD_MICROCENTS) -> None:
     """Stop all new reservations of a scope; what is held can still be settled."""
-    with sentences():
+    with cli_errors():
         _set_status(scope, unit, "FROZEN")
 
 
 @app.command()
 def unfreeze(scope: Scope = "", unit: Unit = USD_MICROCENTS) -> None:
     """Let a frozen budget be used again."""
-    with sentences():
+    with cli_errors():
         _set_status(scope, unit, "ACTIVE")
 
 
@@ -110,7 +110,7 @@ def close(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Close a budget for good; what is held can still be settled."""
-    with sentences():
+    with cli_errors():
         if not yes:
             typer.confirm(f"Close the budget of {scope or 'the tenant'} for good?", abort=True)
         _set_status(scope, unit, "CLOSED")

@@ -7,7 +7,7 @@ import apsw
 import typer
 
 from budget_server.authority.audit import audit
-from budget_server.cli.common import local_settings, sentences
+from budget_server.cli.common import cli_errors, local_settings
 from budget_server.config.paths import LEDGER_FILE
 from budget_server.database.audit import MAX_FINDINGS
 from budget_server.database.file import wall_ms
@@ -25,7 +25,7 @@ def check(
 
     Nothing is changed, and servers may go on working.
     """
-    with sentences():
+    with cli_errors():
         path = ledger or local_settings().budget_data_dir / LEDGER_FILE
         if not path.is_file():
             raise ConfigurationError(f"There is no ledger at {path}: name one, or set BUDGET_DATA_DIR.")

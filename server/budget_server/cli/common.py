@@ -41,7 +41,7 @@ def opened_ledger(settings: Settings) -> Iterator[LedgerStore]:
 
 
 @contextmanager
-def sentences() -> Iterator[None]:
+def cli_errors() -> Iterator[None]:
     """End a command that cannot do what it was asked with one sentence and exit code 2."""
     try:
         yield

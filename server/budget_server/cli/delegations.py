@@ -7,7 +7,7 @@ from typing import Annotated, get_args
 import anyio
 import typer
 
-from budget_server.cli.common import date_text, plain_table, sentences, table_console
+from budget_server.cli.common import cli_errors, date_text, plain_table, table_console
 from budget_server.config.settings import Settings, read_settings
 from budget_server.database.file import wall_ms
 from budget_server.delegations.store import SqliteDelegationStore
@@ -31,7 +31,7 @@ def list_delegations(
     limit: Annotated[int, typer.Option(help="How many.", min=1, max=1_000)] = 20,
 ) -> None:
     """List delegations, the newest first."""
-    with sentences(), _opened() as (store, settings):
+    with cli_errors(), _opened() as (store, settings):
         wanted = _status(status)
         found, more = anyio.run(lambda: store.list(settings.subject.tenant, status=wanted, limit=limit))
     table = plain_table("delegation", "status", "spent", "started", "task", amounts=["spent"])
@@ -51,7 +51,7 @@ def list_delegations(
 @app.command()
 def show(delegation_id: DelegationId) -> None:
     """Show a delegation: how it stands, its turns, and what was said in it."""
-    with sentences(), _opened() as (store, settings):
+    with cli_errors(), _opened() as (store, settings):
         stored = anyio.run(store.find, settings.subject.tenant, delegation_id)
         messages = anyio.run(store.conversation, delegation_id)
     typer.echo(_standing(stored))
@@ -78,7 +78,7 @@ def show(delegation_id: DelegationId) -> None:
 @app.command()
 def cancel(delegation_id: DelegationId) -> None:
     """Ask the process that runs a delegation to stop it; what is in flight is settled, and it can be resumed."""
-    with sentences(), _opened() as (store, settings):
+    with cli_errors(), _opened() as (store, settings):
         stored = anyio.run(store.find, settings.subject.tenant, delegation_id)
         if stored.status != "running":
             raise InvalidArgumentError(f"Delegation {delegation_id} does not run: it is {stored.status}.")
@@ -93,7 +93,7 @@ def prune(
     ] = -1,
 ) -> None:
     """Forget delegations that stopped long ago, with all that was said in them."""
-    with sentences(), _opened() as (store, settings):
+    with cli_errors(), _opened() as (store, settings):
         kept_days = settings.budget_keep_days if days < 0 else days
         forgotten = anyio.run(store.prune, wall_ms() - kept_days * _DAY_MS)
     typer.echo(f"{forgotten} delegation{'' if forgotten == 1 else 's'} forgotten.")

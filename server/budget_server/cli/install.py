@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from budget_server.cli.common import sentences
+from budget_server.cli.common import cli_errors
 from budget_server.config.settings import Settings
 from budget_server.hosts.config_file import HostFile
 from budget_server.hosts.entry import HIDDEN, hidden, is_ours, is_secret, renewed, showable
@@ -59,7 +59,7 @@ def install(
 
     Exit code 1 means that there is a change which was not written.
     """
-    with sentences():
+    with cli_errors():
         if not _NAME.fullmatch(name):
             raise InvalidArgumentError("--name must be 1 to 64 letters, digits, '_' or '-'.")
         variables = _variables(env or [], budget_usd, with_api_key=with_api_key)

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from budget_server.cli.common import sentences, table_console
+from budget_server.cli.common import cli_errors, table_console
 from budget_server.config.settings import read_settings
 from budget_tools.core.errors import InvalidArgumentError
 from budget_tools.core.money import format_usd
@@ -63,7 +63,7 @@ def prices(
     ] = MAX_OVERLAY_DAYS,
 ) -> None:
     """Show the prices in force, in US dollars per million tokens (searches: per thousand), with their source."""
-    with sentences():
+    with cli_errors():
         if check and (models or markdown):
             raise InvalidArgumentError("--check compares the whole table: leave out the models and --markdown.")
         if check:

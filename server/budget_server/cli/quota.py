@@ -6,7 +6,7 @@ import typer
 
 from budget_server.authority import budgets, quotas
 from budget_server.authority.quotas import MAX_CALLS, WINDOWS, Quota
-from budget_server.cli.common import local_settings, opened_ledger, plain_table, sentences, table_console
+from budget_server.cli.common import cli_errors, local_settings, opened_ledger, plain_table, table_console
 from budget_tools.core.errors import InvalidArgumentError
 
 app = typer.Typer(help="Limit how often an action kind may be reserved.", no_args_is_help=True)
@@ -26,7 +26,7 @@ def set_quota(
     scope: Scope = "",
 ) -> None:
     """Allow a scope, with all below it, so many calls of a kind per run, minute or day."""
-    with sentences():
+    with cli_errors():
         settings = local_settings()
         path, tenant = budgets.parse_scope(scope, settings.subject.tenant)
         quota = Quota(path, _kind(kind), _window(per), calls)
@@ -38,7 +38,7 @@ def set_quota(
 @app.command(name="list")
 def list_quotas() -> None:
     """List every quota of this ledger."""
-    with sentences(), opened_ledger(local_settings()) as store:
+    with cli_errors(), opened_ledger(local_settings()) as store:
         found = store.run(lambda ledger: quotas.all_quotas(ledger.db))
     table = plain_table("scope", "action kind", "calls", "per", amounts=["calls"])
     for quota in found:
@@ -49,7 +49,7 @@ def list_quotas() -> None:
 @app.command()
 def remove(kind: Kind, per: Per, scope: Scope = "") -> None:
     """Remove a quota, with what it has counted."""
-    with sentences():
+    with cli_errors():
         settings = local_settings()
         path, tenant = budgets.parse_scope(scope, settings.subject.tenant)
         with opened_ledger(settings) as store:

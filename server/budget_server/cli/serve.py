@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from budget_server.auth.tokens import Tokens, open_tokens
-from budget_server.cli.common import sentences
+from budget_server.cli.common import cli_errors
 from budget_server.config.settings import read_settings
 from budget_server.transports.sockets import is_loopback, listen
 from budget_tools.core.errors import InvalidArgumentError
@@ -43,7 +43,7 @@ def serve(
     from budget_server.transports.lifecycle import serve_http, serve_stdio  # here: other commands need no MCP
 
     names = list(allow_host or [])
-    with sentences():
+    with cli_errors():
         for name in names:
             _check_name(name)
         settings = read_settings()

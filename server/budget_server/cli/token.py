@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from budget_server.auth.tokens import AccessToken, Grant, Tokens, open_tokens
-from budget_server.cli.common import date_text, plain_table, sentences, table_console
+from budget_server.cli.common import cli_errors, date_text, plain_table, table_console
 from budget_server.config.settings import Settings, read_settings
 from budget_server.database.file import DurableFile, wall_ms
 from budget_tools.core.errors import InvalidArgumentError
@@ -38,7 +38,7 @@ def create(
     expires: Annotated[str, typer.Option(help="When it expires, such as 90d or 12h; never if left out.")] = "",
 ) -> None:
     """Create a token; its secret is shown this once."""
-    with sentences():
+    with cli_errors():
         settings = read_settings()
         levels = {
             "tenant": tenant or settings.subject.tenant,
@@ -63,7 +63,7 @@ def create(
 @app.command(name="list")
 def list_tokens() -> None:
     """List all tokens, revoked and expired ones too."""
-    with sentences(), _opened(read_settings()) as file:
+    with cli_errors(), _opened(read_settings()) as file:
         found = file.run(Tokens.all)
     table = plain_table("token", "name", "starts with", "spends as", "tools", "ceiling", "state", amounts=["ceiling"])
     for token in found:
@@ -83,7 +83,7 @@ def list_tokens() -> None:
 @app.command()
 def revoke(token: Annotated[str, typer.Argument(help="Its id, or how its secret starts.")]) -> None:
     """Revoke a token for good; the next request that carries it is refused."""
-    with sentences(), _opened(read_settings()) as file:
+    with cli_errors(), _opened(read_settings()) as file:
         revoked = file.run(lambda tokens: tokens.revoke(token))
     typer.echo(f"Token {revoked.token_id} ({revoked.name}) is revoked.")
 

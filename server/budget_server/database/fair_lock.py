@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
-from budget_server.database.lock_waiter import Doorkeeper
+from budget_server.database.lock_waiter import LockWaiter
 from budget_server.database.locks import try_lock, unlock
 from budget_server.database.schema import HighWater
 from budget_tools.core.errors import ConfigurationError, StorageUnavailableError
@@ -23,7 +23,7 @@ _NOTE_BYTES = 40
 _NO_NOTE = b"1"
 
 
-class Turnstile:
+class FairFileLock:
     """A context manager around every transaction, checkpoint and migration of one file.
 
     Args:
@@ -47,7 +47,7 @@ class Turnstile:
             its_gate = _open(path.with_name(path.name + ".gate"))
             undo.callback(os.close, its_gate)
             its_lock = _open(path.with_name(path.name + ".lock"))
-            self._doorkeeper = Doorkeeper((its_gate, its_lock), name=f"{path.name} queue")
+            self._doorkeeper = LockWaiter((its_gate, its_lock), name=f"{path.name} queue")
             undo.pop_all()
 
     def __enter__(self) -> None:

@@ -19,8 +19,8 @@ from typing import Generic, Protocol, TypeVar
 import apsw
 
 from budget_server.database import replacement
-from budget_server.database.fair_lock import Turnstile
-from budget_server.database.file_identity import Placement
+from budget_server.database.fair_lock import FairFileLock
+from budget_server.database.file_identity import FileIdentity
 from budget_server.database.flushing import flush
 from budget_server.database.schema import FileKind
 from budget_tools.core.errors import ConfigurationError, StorageUnavailableError
@@ -108,7 +108,7 @@ class DurableFile(Generic[ViewT]):
         self._clock = clock
         self._is_open = True
         with ExitStack() as undo:
-            self._turnstile = Turnstile(self.path, noun=kind.noun, deadline_seconds=lock_deadline_seconds)
+            self._turnstile = FairFileLock(self.path, noun=kind.noun, deadline_seconds=lock_deadline_seconds)
             undo.callback(self._turnstile.close)
             try:
                 with self._settled_directory():
@@ -161,7 +161,7 @@ class DurableFile(Generic[ViewT]):
         self._turnstile.note_guarded()
         self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
         # The log stays the same for as long as anybody has it open.
-        self._placement = Placement([self.path, self.path.with_name(f"{self.path.name}-wal")])
+        self._placement = FileIdentity([self.path, self.path.with_name(f"{self.path.name}-wal")])
 
     def _check_nothing_lost(self) -> None:
         """Refuse a file that has been further than it is: SQLite drops the tail of a damaged log without a word.

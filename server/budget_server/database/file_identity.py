@@ -19,7 +19,7 @@ TRUSTED_SECONDS = 10.0
 _Identity = tuple[tuple[int, int], ...]
 
 
-class Placement:
+class FileIdentity:
     """Remembers which files stood at some paths of one directory.
 
     Args:

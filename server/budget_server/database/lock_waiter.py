@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from budget_server.database.locks import lock, unlock
 
 
-class Doorkeeper:
+class LockWaiter:
     """Gets one lock after the other, and keeps the last.
 
     Args:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import apsw
 
-from budget_server.database.fair_lock import Turnstile
+from budget_server.database.fair_lock import FairFileLock
 from budget_server.database.flushing import flush, flush_tree
 from budget_tools.core.errors import ConfigurationError, StorageUnavailableError
 
@@ -88,7 +88,7 @@ def complete(directory: Path) -> None:
 
 
 def _carry_out(
-    directory: Path, names: Sequence[str], new: Sequence[str], kept: str, turnstiles: Sequence[Turnstile]
+    directory: Path, names: Sequence[str], new: Sequence[str], kept: str, turnstiles: Sequence[FairFileLock]
 ) -> None:
     """Do what is not done yet; the plan goes last, so that it can be begun again after a crash anywhere."""
     pending = directory / PENDING
@@ -122,12 +122,12 @@ def _databases(names: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def _locked(directory: Path, names: Sequence[str]) -> Iterator[Sequence[Turnstile]]:
+def _locked(directory: Path, names: Sequence[str]) -> Iterator[Sequence[FairFileLock]]:
     """Keep everybody from opening one of the databases, in the one order in which all take these locks."""
     with ExitStack() as held:
         turnstiles = []
         for name in _databases(names):
-            turnstile = Turnstile(directory / name, noun=f"file {name}", deadline_seconds=_DEADLINE_SECONDS)
+            turnstile = FairFileLock(directory / name, noun=f"file {name}", deadline_seconds=_DEADLINE_SECONDS)
             held.callback(turnstile.close)
             held.enter_context(turnstile)
             turnstiles.append(turnstile)

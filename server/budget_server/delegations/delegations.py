@@ -15,7 +15,7 @@ import apsw
 from budget_server.delegations import cursors, rows
 from budget_server.delegations.encoding import from_json, to_json
 from budget_server.delegations.limits import Limits, left_microcents
-from budget_server.delegations.workers import Owners
+from budget_server.delegations.workers import WorkerRegistry
 from budget_tools.core.errors import InvalidArgumentError
 from budget_tools.core.money import USD_MICROCENTS
 from budget_tools.delegation.records import RESUMABLE, Status, Task
@@ -48,7 +48,7 @@ class Delegations:
         limits: how many there may be.
     """
 
-    def __init__(self, db: apsw.Connection, owners: Owners, limits: Limits) -> None:
+    def __init__(self, db: apsw.Connection, owners: WorkerRegistry, limits: Limits) -> None:
         self._db = db
         self._owners = owners
         self._limits = limits
@@ -240,7 +240,7 @@ class Delegations:
 
     # -- what is written --------------------------------------------------------------------------------------------
 
-    def depart(self, delegation_id: str, spend: Spend, struck: Collection[str]) -> None:
+    def mark_in_flight(self, delegation_id: str, spend: Spend, struck: Collection[str]) -> None:
         """Write a spend down before it may happen.
 
         Raises:

@@ -12,7 +12,7 @@ from budget_server.database.writer import Writer
 from budget_server.delegations.delegations import Delegations
 from budget_server.delegations.limits import MAX_CHILDREN, MAX_DEPTH, MAX_RUNNING, Limits
 from budget_server.delegations.schema import DELEGATIONS_KIND
-from budget_server.delegations.workers import Owners
+from budget_server.delegations.workers import WorkerRegistry
 from budget_tools.core.errors import InvalidArgumentError, StorageUnavailableError
 from budget_tools.delegation.records import Status, Task
 from budget_tools.delegation.store import Call, DelegationStore, Message, Orphan, Step, Stored
@@ -49,7 +49,7 @@ class SqliteDelegationStore(DelegationStore):
         lock_deadline_seconds: float = LOCK_DEADLINE_SECONDS,
     ) -> None:
         limits = Limits(max_running=max_running, max_children=max_children, max_depth=max_depth)
-        self._owners = Owners(directory)
+        self._owners = WorkerRegistry(directory)
         self._file = AsyncFile(
             Writer(
                 DurableFile(
@@ -120,9 +120,9 @@ class SqliteDelegationStore(DelegationStore):
         """Say what the tightest limit of this delegation and of those it was made under still allows."""
         return await self._file.run(lambda delegations: delegations.left_microcents(delegation_id))
 
-    async def depart(self, delegation_id: str, spend: Spend, *, struck: Collection[str] = ()) -> None:
+    async def mark_in_flight(self, delegation_id: str, spend: Spend, *, struck: Collection[str] = ()) -> None:
         """Write a spend down before it may happen."""
-        await self._file.run(lambda delegations: delegations.depart(delegation_id, spend, struck))
+        await self._file.run(lambda delegations: delegations.mark_in_flight(delegation_id, spend, struck))
 
     async def write(self, delegation_id: str, step: Step) -> None:
         """Add to a delegation that this process owns."""

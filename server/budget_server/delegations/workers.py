@@ -19,7 +19,7 @@ OWNERS_DIRECTORY = "owners"
 _OWNER_ID = re.compile(r"[0-9a-f-]{36}")
 
 
-class Owners:
+class WorkerRegistry:
     """The owners of one data directory, one of whom this process may become.
 
     Args:

@@ -16,7 +16,7 @@ from budget_server.config.settings import Settings
 from budget_server.database.file import wall_ms
 from budget_server.delegations.schema import DELEGATIONS_KIND
 from budget_server.delegations.store import DELEGATIONS_FILE
-from budget_server.delegations.workers import Owners
+from budget_server.delegations.workers import WorkerRegistry
 from budget_server.doctor.finding import Finding, ok, problem, warning
 from budget_server.services import Services
 from budget_tools.core.errors import BudgetError, ConfigurationError
@@ -164,7 +164,7 @@ def _delegations(path: Path) -> Iterator[Finding]:
             total = int(str(db.execute("SELECT count(*) FROM delegations").get))
     finally:
         db.close()
-    owners = Owners(path.parent)
+    owners = WorkerRegistry(path.parent)
     living = {delegation for delegation, owner in owner_of.items() if owners.is_alive(owner)}
     orphans = owner_of.keys() - living
     in_flight = sum(bound for delegation, bound in spends if delegation not in living)

@@ -18,7 +18,7 @@ from budget_tools.core.uris import BALANCES, DELEGATION, GUIDE, PRICES, RESERVAT
 from budget_tools.mcp_tools.answers import moment
 from budget_tools.mcp_tools.check_budget import look
 from budget_tools.mcp_tools.list_reservations import ReservationSummary
-from budget_tools.mcp_tools.toolkit import Toolkit, visiting
+from budget_tools.mcp_tools.toolkit import Toolkit, current_toolkit
 from budget_tools.spends.responses import body_of
 
 P = ParamSpec("P")
@@ -53,7 +53,7 @@ def add_resources(server: MCPServer[Toolkit], process: Toolkit) -> None:
     """Let hosts read how budgets, reservations and delegations stand, and complete their ids."""
 
     def view() -> Toolkit:
-        return visiting.get(process)
+        return current_toolkit.get(process)
 
     @server.resource(BALANCES, title="Budgets", mime_type=JSON)
     @_in_one_sentence

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from budget_server.mcp_server.prompts import PROMPTS
 from budget_server.mcp_server.resources import add_resources
-from budget_server.mcp_server.subscriptions import Announcer
+from budget_server.mcp_server.subscriptions import ResourceNotifier
 from budget_tools.core.errors import BudgetError, ConfigurationError, InvalidArgumentError
 from budget_tools.mcp_tools import (
     check_budget,
@@ -87,7 +87,7 @@ class BudgetServer(MCPServer[Toolkit]):
 
     def __init__(self, toolkit: Toolkit, tools: Sequence[Tool] = TOOLS) -> None:
         self._read_only = {tool.name for tool in tools if tool.annotations and tool.annotations.read_only_hint}
-        self._announcer = Announcer()
+        self._announcer = ResourceNotifier()
         self._arguments = {tool.name: frozenset(tool.parameters.get("properties", {})) for tool in tools}
 
         @asynccontextmanager

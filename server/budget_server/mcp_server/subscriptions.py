@@ -25,7 +25,7 @@ MAX_SUBSCRIPTIONS, MAX_URI_CHARACTERS = 1_000, 1_000
 """Most that one connection may subscribe to: it is kept in memory for as long as the host is there."""
 
 
-class Announcer(InMemorySubscriptionBus):
+class ResourceNotifier(InMemorySubscriptionBus):
     """Tells listeners of either generation what has changed."""
 
     def __init__(self) -> None:

@@ -23,8 +23,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from budget_server.auth.middleware import Gate
-from budget_server.auth.tenant_toolkit import Guests
+from budget_server.auth.middleware import AuthMiddleware
+from budget_server.auth.tenant_toolkit import TenantToolkits
 from budget_server.auth.tokens import Tokens
 from budget_server.database.asynchronous import AsyncFile
 from budget_server.mcp_server.server import BudgetServer
@@ -65,7 +65,7 @@ def create_app(
     resource: "ProtectedResource | None" = None,
     is_token_required: bool = False,
     allowed_hosts: Sequence[str] = (),
-) -> "Door":
+) -> "ShutdownMiddleware":
     """Build what a web server runs.
 
     Args:
@@ -94,13 +94,13 @@ def create_app(
     if resource is not None:
         app.routes.extend(resource.routes)
         open_paths |= {resource.metadata_path}
-    gate = Gate(app, tokens, resource=resource, is_required=is_token_required, open_paths=open_paths)
-    door = Door(gate, security)
-    server.middleware.extend([door.attend, Guests(services).admit])
+    gate = AuthMiddleware(app, tokens, resource=resource, is_required=is_token_required, open_paths=open_paths)
+    door = ShutdownMiddleware(gate, security)
+    server.middleware.extend([door.attend, TenantToolkits(services).admit])
     return door
 
 
-class Door:
+class ShutdownMiddleware:
     """An ASGI application around another: what is said at the top of this module."""
 
     def __init__(self, app: ASGIApp, security: TransportSecuritySettings) -> None:
@@ -154,7 +154,7 @@ class Door:
         # The SDK does not answer at all who asks it to replay what is not kept.
         headers = [(name, value) for name, value in scope["headers"] if name != b"last-event-id"]
         with anyio.CancelScope() as serving:
-            visit = _Visit(receive, send, self._ended, serving if scope["method"] == "POST" else None)
+            visit = _HttpExchange(receive, send, self._ended, serving if scope["method"] == "POST" else None)
             await self._app({**scope, "headers": headers, _GONE: visit.gone}, visit.receive, visit.send)
         await visit.finish()
 
@@ -167,7 +167,7 @@ class Door:
         return await self._security.validate_request(Request(scope))
 
 
-class _Visit:
+class _HttpExchange:
     """One request, from its first byte to the last of its answer.
 
     Args:

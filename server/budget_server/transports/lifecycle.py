@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from budget_server.auth.tokens import Tokens
     from budget_server.database.asynchronous import AsyncFile
     from budget_server.database.file import DurableFile
-    from budget_server.transports.http import Door, Transport
+    from budget_server.transports.http import ShutdownMiddleware, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ async def _end_on_signal(services: Services) -> None:
 
 
 async def _serve_http(
-    door: "Door",
+    door: "ShutdownMiddleware",
     services: Services,
     listener: "socket.socket",
     transport: "Transport",
@@ -157,7 +157,7 @@ async def _serve_http(
     return code
 
 
-def _web_server(door: "Door") -> "uvicorn.Server":
+def _web_server(door: "ShutdownMiddleware") -> "uvicorn.Server":
     import uvicorn
 
     from budget_server.transports.h11_guard import RefusingProtocol, unless_refused

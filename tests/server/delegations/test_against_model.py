@@ -190,7 +190,7 @@ class DelegationsAgainstModel(RuleBasedStateMachine):
             assert (joined.delegation_id, joined.is_new) == (name, False)
 
     @rule(pick=picks, bound=amounts, is_hold=st.booleans(), in_tokens=st.booleans(), again=st.booleans())
-    def depart(self, pick: int, bound: int, is_hold: bool, in_tokens: bool, again: bool) -> None:
+    def mark_in_flight(self, pick: int, bound: int, is_hold: bool, in_tokens: bool, again: bool) -> None:
         """Write a spend down, sometimes in the place of a hold, sometimes striking another out."""
         name = self.picked(pick, running=True)
         if name is None:
@@ -206,7 +206,7 @@ class DelegationsAgainstModel(RuleBasedStateMachine):
         for gone in (*struck, reservation_id):
             known.spends.pop(gone, None)
         left = self.left(name)
-        departed = self.owner_of(name).depart(name, departing, struck=struck)
+        departed = self.owner_of(name).mark_in_flight(name, departing, struck=struck)
         if unit == "USD_MICROCENTS" and left is not None and bound > left:
             with pytest.raises(LimitReachedError) as refusal:
                 self.run(departed)

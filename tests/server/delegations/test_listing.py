@@ -75,7 +75,7 @@ async def test_what_nothing_happened_to_is_forgotten_with_all_that_belongs_to_it
     await started(store, "running")
     await stopped(store, "in-flight")
     await store.resume(call("again"), "in-flight", max_turns=None, budget_microcents=None)
-    await store.depart("in-flight", spend("r", 1))
+    await store.mark_in_flight("in-flight", spend("r", 1))
     await store.write("in-flight", Step(outcome=Outcome(status="failed")))
     clock.now_ms += 1_000
     await store.resume(call("resumed"), "touched", max_turns=None, budget_microcents=None)
@@ -139,7 +139,7 @@ async def test_nothing_that_is_asked_often_searches_through_all_that_ever_was(st
     await store.find(TENANT, "c")
     await store.list(TENANT, limit=1)
     await store.conversation("c")
-    await store.depart("c", spend("r", 1))
+    await store.mark_in_flight("c", spend("r", 1))
     await store.write("c", Step(charges={"r": 1}, struck=["r"], messages=[Message(role="user", content="x")]))
     await store.request_cancel(TENANT, "c")
     await store.cancel_requests()

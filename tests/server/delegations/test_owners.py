@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from budget_server.delegations.store import SqliteDelegationStore
-from budget_server.delegations.workers import Owners, may_have_orphans
+from budget_server.delegations.workers import WorkerRegistry, may_have_orphans
 from budget_tools.delegation.store import Outcome, Step
 from server.delegations.making import TENANT, call, held, spend, started, stopped
 
@@ -203,7 +203,7 @@ async def test_those_of_dead_owners_take_no_place(tmp_path: Path, workers: ExitS
 def test_an_owner_is_never_taken_for_dead_once_it_has_its_id(tmp_path: Path) -> None:
     """Between making its file and locking it, it looks dead to others, who may remove the file."""
     stop = threading.Event()
-    watcher = Owners(tmp_path)
+    watcher = WorkerRegistry(tmp_path)
 
     def bury() -> None:
         while not stop.is_set():
@@ -215,7 +215,7 @@ def test_an_owner_is_never_taken_for_dead_once_it_has_its_id(tmp_path: Path) -> 
         thread.start()
     try:
         for _ in range(200):
-            owner = Owners(tmp_path)
+            owner = WorkerRegistry(tmp_path)
             owner_id = owner.claim()
             watcher.remove(owner_id)  # as one does who asked before it was locked
             assert watcher.is_alive(owner_id)
@@ -230,14 +230,14 @@ def test_an_owner_is_never_taken_for_dead_once_it_has_its_id(tmp_path: Path) -> 
 
 def test_those_who_ask_at_once_do_not_take_each_other_for_the_owner(tmp_path: Path) -> None:
     """Whether an owner lives is asked with a lock, too."""
-    owner = Owners(tmp_path)
+    owner = WorkerRegistry(tmp_path)
     owner.claim()
     owner_id = owner.own_id
     owner.close(leaves_orphans=True)
     wrong: list[bool] = []
 
     def ask() -> None:
-        asking = Owners(tmp_path)
+        asking = WorkerRegistry(tmp_path)
         wrong.extend(True for _ in range(2_000) if asking.is_alive(owner_id))
 
     asking = [threading.Thread(target=ask) for _ in range(4)]
@@ -256,7 +256,7 @@ def test_what_is_no_owner_file_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "owners" / "folder").mkdir()
 
     assert not may_have_orphans(tmp_path)
-    assert Owners(tmp_path).dead() == []
+    assert WorkerRegistry(tmp_path).dead() == []
 
 
 SPENDS_AFTER: dict[str, list[list[int | None]]] = {

@@ -110,7 +110,7 @@ async def test_only_the_owner_of_what_runs_writes(store: SqliteDelegationStore, 
         with pytest.raises(AssertionError):
             await each.write(name, Step(text="Intruder."))
         with pytest.raises(AssertionError):
-            await each.depart(name, spend("r", 1))
+            await each.mark_in_flight(name, spend("r", 1))
 
     assert (await store.find(TENANT, "d")).text == ""
     assert await store.left_microcents("d") == 10
@@ -124,11 +124,11 @@ async def test_spends_are_there_until_they_are_struck_out(tmp_path: Path, store:
     )
     tokens = spend("b", 7, turn=3, unit="TOKENS")
     await started(store, "d")
-    await store.depart("d", hold)
-    await store.depart("d", spend("gone", 1))
-    await store.depart("d", whole, struck=["gone"])
-    await store.depart("d", tokens)
-    await store.depart("d", spend("settled", 1))
+    await store.mark_in_flight("d", hold)
+    await store.mark_in_flight("d", spend("gone", 1))
+    await store.mark_in_flight("d", whole, struck=["gone"])
+    await store.mark_in_flight("d", tokens)
+    await store.mark_in_flight("d", spend("settled", 1))
     await store.write("d", Step(charges={"b": 6}, struck=["settled", "never there"]))
 
     left = await in_flight(tmp_path, store)
@@ -139,11 +139,11 @@ async def test_spends_are_there_until_they_are_struck_out(tmp_path: Path, store:
 async def test_a_refused_spend_strikes_nothing_out(tmp_path: Path, store: SqliteDelegationStore) -> None:
     """LimitReachedError: nothing was written."""
     await started(store, "d", budget_microcents=10)
-    await store.depart("d", spend("a", 3))
-    await store.depart("d", spend("b", 4, is_hold=True))
+    await store.mark_in_flight("d", spend("a", 3))
+    await store.mark_in_flight("d", spend("b", 4, is_hold=True))
 
     with pytest.raises(LimitReachedError) as refusal:
-        await store.depart("d", spend("b", 11), struck=["a"])
+        await store.mark_in_flight("d", spend("b", 11), struck=["a"])
 
     assert refusal.value.left_microcents == 10
     assert await store.left_microcents("d") == 3

@@ -20,10 +20,10 @@ async def own(directory: Path, *names: str) -> None:
     store = SqliteDelegationStore(directory)
     for name in names:
         await started(store, name)
-        await store.depart(name, spend(f"{name}-spend", 5))
-        await store.depart(name, spend(f"{name}-charged", 7, metadata={"model": "claude"}))
+        await store.mark_in_flight(name, spend(f"{name}-spend", 5))
+        await store.mark_in_flight(name, spend(f"{name}-charged", 7, metadata={"model": "claude"}))
         await store.write(name, Step(charges={f"{name}-charged": 6}, spent_microcents=6))
-        await store.depart(name, spend(f"{name}-hold", 9, is_hold=True))
+        await store.mark_in_flight(name, spend(f"{name}-hold", 9, is_hold=True))
     say("ready")
     sys.stdin.readline()
     await store.aclose()
@@ -48,7 +48,7 @@ async def work(directory: Path) -> None:
         name = f"{os.getpid()}-{number}"
         await started(store, name)
         say(f"running {name}")
-        await store.depart(name, spend(name, 5))
+        await store.mark_in_flight(name, spend(name, 5))
         say(f"departed {name}")
         await store.write(name, Step(charges={name: 3}, spent_microcents=3))
         say(f"charged {name}")

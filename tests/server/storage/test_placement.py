@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from budget_server.database.file_identity import SETTLING_SECONDS, TRUSTED_SECONDS, Placement
+from budget_server.database.file_identity import SETTLING_SECONDS, TRUSTED_SECONDS, FileIdentity
 
 NAMES = ("ledger", "ledger-wal")
 
@@ -77,7 +77,7 @@ def data(tmp_path: Path) -> Iterator[Path]:
 def test_another_file_in_their_place_is_noticed(data: Path, befall: Callable[[Path], None], is_settled: bool) -> None:
     """And it stays so, however often it is asked."""
     clock = Clock()
-    placement = Placement([data / name for name in NAMES], clock=clock)
+    placement = FileIdentity([data / name for name in NAMES], clock=clock)
     assert placement.is_kept()
     if is_settled:
         clock.now += SETTLING_SECONDS + 1
@@ -96,7 +96,7 @@ def test_a_change_at_the_same_time_as_the_one_before_is_noticed(data: Path, monk
     """Coarse clocks give two changes of a directory one time, so a new one is not trusted yet."""
     monkeypatch.setattr("budget_server.database.file_identity._stamp", lambda _: (1,))
     clock = Clock()
-    placement = Placement([data / name for name in NAMES], clock=clock)
+    placement = FileIdentity([data / name for name in NAMES], clock=clock)
     assert placement.is_kept()
     clock.now += SETTLING_SECONDS / 2
     assert placement.is_kept()
@@ -110,7 +110,7 @@ def test_a_directory_that_keeps_no_times_is_not_believed_for_ever(data: Path, mo
     """As of a file system that does not tell a directory of its names."""
     monkeypatch.setattr("budget_server.database.file_identity._stamp", lambda _: (1,))
     clock = Clock()
-    placement = Placement([data / name for name in NAMES], clock=clock)
+    placement = FileIdentity([data / name for name in NAMES], clock=clock)
     for _ in range(2):
         assert placement.is_kept()
         clock.now += SETTLING_SECONDS + 1
@@ -124,7 +124,7 @@ def test_a_directory_that_keeps_no_times_is_not_believed_for_ever(data: Path, mo
 def test_other_names_in_the_directory_change_nothing(data: Path) -> None:
     """A journal, a backup, a host's own file beside it."""
     clock = Clock()
-    placement = Placement([data / name for name in NAMES], clock=clock)
+    placement = FileIdentity([data / name for name in NAMES], clock=clock)
 
     for number in range(3):
         (data / f"other-{number}").touch()
@@ -135,7 +135,7 @@ def test_other_names_in_the_directory_change_nothing(data: Path) -> None:
 
 def test_a_file_that_is_put_back_is_the_same_again(data: Path) -> None:
     """A person who moved it away by mistake, and back."""
-    placement = Placement([data / name for name in NAMES])
+    placement = FileIdentity([data / name for name in NAMES])
     (data / "ledger").rename(data / "elsewhere")
     assert not placement.is_kept()
 

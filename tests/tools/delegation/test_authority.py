@@ -53,10 +53,10 @@ def _away() -> CyclesResponse:
 async def with_absences(bench: OpenBench, script: list[Turn], **settings: Any) -> tuple[Bench, AbsentAuthority]:
     """Open a bench whose authority can be sent away."""
     b = await bench(script, **settings)
-    inner = b.services.house_cycles
+    inner = b.services.internal_client
     assert isinstance(inner, EmbeddedCyclesClient)
     absent = AbsentAuthority(inner)
-    b.services.__dict__.update(cycles=absent, house_cycles=absent)
+    b.services.__dict__.update(cycles=absent, internal_client=absent)
     return b, absent
 
 

@@ -82,14 +82,14 @@ async def test_a_conversation_with_thinking_is_told_anew_to_the_next_model(bench
     )
 
     index = first_of(b, HAIKU)
-    (retold,) = b.claude.message_requests[index].body["messages"]
+    (rebuilt,) = b.claude.message_requests[index].body["messages"]
     after = b.claude.message_requests[index + 1].body["messages"]
     assert result["status"] == "max_turns"
-    assert retold["content"].startswith("Count it.\n\nMaterial.\n\nWork on this has begun")
+    assert rebuilt["content"].startswith("Count it.\n\nMaterial.\n\nWork on this has begun")
     for number in range(1, index + 1):
-        assert f"Look {number}.\n[used shed__count] {{}}\n[its result] call {number}" in retold["content"]
-    assert "Secret" not in retold["content"]
-    assert after[0] == retold
+        assert f"Look {number}.\n[used shed__count] {{}}\n[its result] call {number}" in rebuilt["content"]
+    assert "Secret" not in rebuilt["content"]
+    assert after[0] == rebuilt
     assert [message["role"] for message in after] == ["user", "assistant", "user"]
 
 

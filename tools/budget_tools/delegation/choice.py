@@ -24,16 +24,16 @@ from budget_tools.core.ids import time_ordered_id
 from budget_tools.core.money import Money, format_usd
 from budget_tools.delegation.caps import Allowance
 from budget_tools.delegation.conversation import Conversation, last_turn_notice, notice
-from budget_tools.delegation.delegation_budget import FINAL_DENIALS, Purse
+from budget_tools.delegation.delegation_budget import FINAL_DENIALS, DelegationBudget
 from budget_tools.delegation.log import DelegationLog
 from budget_tools.delegation.policy import Fit, Fitter, request_options
 from budget_tools.delegation.records import Status, Task
-from budget_tools.delegation.request import RequestBuilder, Way
+from budget_tools.delegation.request import RequestBuilder, TurnCandidate
 from budget_tools.delegation.stop import Stop
 from budget_tools.delegation.store import Message, Outcome
 from budget_tools.delegation.turn import Prepared, TurnPlan, TurnResult, TurnTaker
 from budget_tools.pricing.book import PriceBook
-from budget_tools.spends.reserver import HOLD_MS, LEASE_MS, LimitDenial, Order
+from budget_tools.spends.reserver import HOLD_MS, LEASE_MS, LimitDenial, SpendRequest
 from budget_tools.spends.responses import Denial
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ LAST_STEP = Landing(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Taken:
+class TurnTaken:
     """A turn that was taken."""
 
     result: TurnResult
@@ -82,7 +82,7 @@ class Taken:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Denied:
+class TurnDenied:
     """A denial that no smaller turn gets round."""
 
     denial: Denial
@@ -118,7 +118,7 @@ class TurnChooser:
         prices: PriceBook,
         claude: Claude,
         turns: TurnTaker,
-        purse: Purse,
+        budget: DelegationBudget,
         log: DelegationLog,
         stop: Stop,
         tell: Callable[[str], None],
@@ -129,14 +129,14 @@ class TurnChooser:
         self._prices = prices
         self._claude = claude
         self._turns = turns
-        self._purse = purse
+        self._budget = budget
         self._log = log
         self._stop = stop
         self._tell = tell
         self.steps_left: int | None = None
         """Turns that the caps still allow; ``None`` where they say nothing."""
 
-    async def ordinary(self, conversation: Conversation, warning: str) -> Taken | Denied | None:
+    async def ordinary(self, conversation: Conversation, warning: str) -> TurnTaken | TurnDenied | None:
         """Take a turn after which there may be another; ``None`` where no way of it can be paid for.
 
         Args:
@@ -146,23 +146,23 @@ class TurnChooser:
         Raises:
             AuthorityError: the authority is away; nothing was sent.
         """
-        told = (notice(warning),) if warning else ()
+        notices = (notice(warning),) if warning else ()
         async for _ in self._patiently():
-            async for way in self._ways(conversation):
-                taken = await self._ordinary(way, told)
+            async for candidate in self._candidates(conversation):
+                taken = await self._ordinary(candidate, notices)
                 if taken is not None or self._stop.is_requested():
                     return taken
         return None
 
-    async def last(self, conversation: Conversation, landing: Landing) -> Taken | Denied | None:
+    async def last(self, conversation: Conversation, landing: Landing) -> TurnTaken | TurnDenied | None:
         """Take the last turn; ``None`` where not even that can be paid for.
 
         Raises:
             AuthorityError: the authority is away; nothing was sent.
         """
         async for _ in self._patiently():
-            async for way in self._ways(conversation):
-                for each in _shortened(way):
+            async for candidate in self._candidates(conversation):
+                for each in _shortened(candidate):
                     taken = await self._last(each, landing.told())
                     if taken is not None or self._stop.is_requested():
                         return taken
@@ -172,7 +172,7 @@ class TurnChooser:
         """Try once, and again for a while as long as others hold what is missing."""
         yield
         for pause_seconds in CROWDED_PAUSES_SECONDS:
-            if not await self._purse.may_grow():
+            if not await self._budget.may_grow():
                 return
             self._tell(f"turn {self._next_number}: waiting for budget that others hold")
             with self._stop.interruptible():
@@ -180,7 +180,7 @@ class TurnChooser:
                 await anyio.sleep(pause_seconds * (0.25 + 1.75 * random.random()))  # noqa: S311 - not a secret
             yield
 
-    async def _ways(self, conversation: Conversation) -> AsyncIterator[Way]:
+    async def _candidates(self, conversation: Conversation) -> AsyncIterator[TurnCandidate]:
         """Give the model that works so far, then each of its fallbacks."""
         current, fallbacks = self._log.model, self._task.fallback_models
         later = fallbacks[fallbacks.index(current) + 1 :] if current in fallbacks else fallbacks
@@ -188,153 +188,165 @@ class TurnChooser:
             options = request_options(self._prices, model, grows=self._requests.has_tools)
             fitter = Fitter(prices=self._prices, model=model, options=options)
             if model == current:
-                yield Way(fitter=fitter, conversation=conversation)
+                yield TurnCandidate(fitter=fitter, conversation=conversation)
             elif conversation.is_bound_to_its_model:
-                retold = conversation.retold(self._task)
-                yield Way(fitter=fitter, conversation=retold, retold=retold.messages)
+                rebuilt = conversation.rebuilt(self._task)
+                yield TurnCandidate(fitter=fitter, conversation=rebuilt, rebuilt=rebuilt.messages)
             else:
                 # Each model counts tokens in its own way: only the messages are the same.
-                yield Way(fitter=fitter, conversation=Conversation(conversation.messages))
+                yield TurnCandidate(fitter=fitter, conversation=Conversation(conversation.messages))
 
     # -- an ordinary turn -------------------------------------------------------------------------------------------
 
-    async def _ordinary(self, way: Way, told: Sequence[Message]) -> Taken | Denied | None:
-        input_tokens = await self._requests.input_bound(way, told, self._claude, self._stop)
-        limit = await self._purse.own_limit()
+    async def _ordinary(self, candidate: TurnCandidate, notices: Sequence[Message]) -> TurnTaken | TurnDenied | None:
+        input_tokens = await self._requests.input_bound(candidate, notices, self._claude, self._stop)
+        limit = await self._budget.own_limit()
         if self._requests.has_tools:
             # Beside a hold, a turn that is too long for the budget would take the place of one that is not.
-            if self._purse.remaining is None:
-                await self._purse.look()
-            limit = self._purse.within_remaining(limit)
+            if self._budget.remaining is None:
+                await self._budget.look()
+            limit = self._budget.within_remaining(limit)
         for _ in range(MAX_FITS):
             if self._stop.is_requested():
                 return None
-            fit = self._fit(way, input_tokens, limit)
+            fit = self._fit(candidate, input_tokens, limit)
             if fit is None:
                 return None
             denial: Denial | LimitDenial | None = None
             if self._requests.has_tools:
-                denial = await self._hold_landing(way, input_tokens, fit.max_output_tokens)
+                denial = await self._hold_landing(candidate, input_tokens, fit.max_output_tokens)
             if denial is None:
-                order = self._order(way.model, fit.bound_microcents)
-                result = await self._take(way, order, self._preparing(way, fit.max_output_tokens, told))
+                order = self._order(candidate.model, fit.bound_microcents)
+                result = await self._take(candidate, order, self._preparing(candidate, fit.max_output_tokens, notices))
                 if result.denial is None:
-                    return Taken(result=result, conversation=way.conversation)
+                    return TurnTaken(result=result, conversation=candidate.conversation)
                 denial = result.denial
             if isinstance(denial, Denial) and denial.reason_code != "BUDGET_EXCEEDED":
-                await self._purse.look()
-                return Denied(denial=denial)
-            limit = await self._purse.limit_after(denial, limit)
+                await self._budget.look()
+                return TurnDenied(denial=denial)
+            limit = await self._budget.limit_after(denial, limit)
             if limit is None:
                 assert isinstance(denial, Denial), "a delegation's own limit is always known"
-                return Denied(denial=denial)
+                return TurnDenied(denial=denial)
         return None
 
-    def _fit(self, way: Way, input_tokens: int, limit: int | None) -> Fit | None:
+    def _fit(self, candidate: TurnCandidate, input_tokens: int, limit: int | None) -> Fit | None:
         wanted = self._task.max_output_tokens
         if limit is None or not self._requests.has_tools:
-            return way.fitter.fit(input_tokens=input_tokens, wanted_output_tokens=wanted, allowed_microcents=limit)
+            return candidate.fitter.fit(
+                input_tokens=input_tokens, wanted_output_tokens=wanted, allowed_microcents=limit
+            )
         allowed = limit
 
         def is_paid(bound: int, landing: int) -> bool:
-            held = self._purse.held
-            if self._purse.covers(self._order(way.model, landing)):
+            held = self._budget.held
+            if self._budget.covers(self._order(candidate.model, landing)):
                 return bound <= allowed
             # What is held now is given back once the new hold is there, and before the turn.
             given_back = 0 if held is None else held.bound
             return landing <= allowed and bound + landing <= allowed + given_back
 
-        return way.fitter.fit_with_landing(input_tokens=input_tokens, wanted_output_tokens=wanted, is_paid=is_paid)
+        return candidate.fitter.fit_with_landing(
+            input_tokens=input_tokens, wanted_output_tokens=wanted, is_paid=is_paid
+        )
 
-    async def _hold_landing(self, way: Way, input_tokens: int, output_tokens: int) -> Denial | LimitDenial | None:
+    async def _hold_landing(
+        self, candidate: TurnCandidate, input_tokens: int, output_tokens: int
+    ) -> Denial | LimitDenial | None:
         """See to it that after the next turn there is money for a last answer."""
-        needed = self._landing_order(way, input_tokens, output_tokens)
-        if self._purse.covers(needed):
+        needed = self._landing_request(candidate, input_tokens, output_tokens)
+        if self._budget.covers(needed):
             return None
-        left = self._purse.remaining.amount if self._purse.remaining is not None else 0
+        left = self._budget.remaining.amount if self._budget.remaining is not None else 0
         spare = min(needed.bound, max(left, 0) // SPARE_PARTS, max(left - needed.bound, 0))
-        return await self._purse.hold(replace(needed, bound=needed.bound + spare))
+        return await self._budget.hold(replace(needed, bound=needed.bound + spare))
 
-    def _landing_order(self, way: Way, input_tokens: int, output_tokens: int) -> Order:
-        bound = way.fitter.kept_back(
+    def _landing_request(self, candidate: TurnCandidate, input_tokens: int, output_tokens: int) -> SpendRequest:
+        bound = candidate.fitter.kept_back(
             input_tokens=input_tokens, output_tokens=output_tokens, wanted_output_tokens=self._task.max_output_tokens
         )
-        return self._order(way.model, bound, tag="landing", ttl_ms=HOLD_MS)
+        return self._order(candidate.model, bound, tag="landing", ttl_ms=HOLD_MS)
 
     # -- the last turn ----------------------------------------------------------------------------------------------
 
-    async def _last(self, way: Way, told: Sequence[Message]) -> Taken | Denied | None:
+    async def _last(self, candidate: TurnCandidate, notices: Sequence[Message]) -> TurnTaken | TurnDenied | None:
         """Take the last turn: from what is left where that is more, else from what was held for it."""
-        input_tokens = await self._requests.input_bound(way, told, self._claude, self._stop)
-        limit = self._purse.within_remaining(await self._purse.own_limit())
+        input_tokens = await self._requests.input_bound(candidate, notices, self._claude, self._stop)
+        limit = self._budget.within_remaining(await self._budget.own_limit())
         for _ in range(MAX_FITS):
             if self._stop.is_requested():
                 return None
             wanted = self._task.max_output_tokens
-            fit = way.fitter.fit(input_tokens=input_tokens, wanted_output_tokens=wanted, allowed_microcents=limit)
-            held = self._held_fit(way, input_tokens)
+            fit = candidate.fitter.fit(input_tokens=input_tokens, wanted_output_tokens=wanted, allowed_microcents=limit)
+            held = self._held_fit(candidate, input_tokens)
             if held is not None and (fit is None or fit.max_output_tokens <= held.max_output_tokens):
-                result = await self._take_held(way, held, told)
+                result = await self._take_held(candidate, held, notices)
             elif fit is not None:
-                order = self._order(way.model, fit.bound_microcents)
-                prepare = self._preparing(way, fit.max_output_tokens, told, is_last=True)
-                result = await self._take(way, order, prepare)
+                order = self._order(candidate.model, fit.bound_microcents)
+                prepare = self._preparing(candidate, fit.max_output_tokens, notices, is_last=True)
+                result = await self._take(candidate, order, prepare)
             else:
                 return None
             if result is None:
                 continue
             if result.denial is None:
-                return Taken(result=result, conversation=way.conversation)
+                return TurnTaken(result=result, conversation=candidate.conversation)
             if isinstance(result.denial, Denial) and result.denial.reason_code in FINAL_DENIALS:
-                return Denied(denial=result.denial)
+                return TurnDenied(denial=result.denial)
             if isinstance(result.denial, Denial) and result.denial.reason_code != "BUDGET_EXCEEDED":
                 limit = 0  # nothing new is granted, however small: what is held is left
             else:
-                limit = await self._purse.limit_after(result.denial, limit) or 0
+                limit = await self._budget.limit_after(result.denial, limit) or 0
         return None
 
-    def _held_fit(self, way: Way, input_tokens: int) -> Fit | None:
+    def _held_fit(self, candidate: TurnCandidate, input_tokens: int) -> Fit | None:
         """Fit the last turn into what is held for it."""
-        order = self._purse.held
-        if order is None or order.name != way.model:
+        order = self._budget.held
+        if order is None or order.name != candidate.model:
             return None
         wanted = self._task.max_output_tokens
-        fit = way.fitter.fit(input_tokens=input_tokens, wanted_output_tokens=wanted, allowed_microcents=order.bound)
+        fit = candidate.fitter.fit(
+            input_tokens=input_tokens, wanted_output_tokens=wanted, allowed_microcents=order.bound
+        )
         return None if fit is None else replace(fit, bound_microcents=order.bound)
 
-    async def _take_held(self, way: Way, fit: Fit, told: Sequence[Message]) -> TurnResult | None:
+    async def _take_held(self, candidate: TurnCandidate, fit: Fit, notices: Sequence[Message]) -> TurnResult | None:
         """Take the last turn from what is held; ``None`` where the hold has lapsed meanwhile."""
-        held = self._purse.held
+        held = self._budget.held
         assert held is not None
         order = replace(held, turn=self._next_number)
         try:
-            result = await self._take(way, order, self._preparing(way, fit.max_output_tokens, told, is_last=True))
+            result = await self._take(
+                candidate, order, self._preparing(candidate, fit.max_output_tokens, notices, is_last=True)
+            )
         except AuthorityError as exc:
             if exc.status not in (404, 409, 410):
                 raise
             logger.warning("What was held for a last answer is lost: %s", exc.message)
-            self._purse.forget_hold()
+            self._budget.forget_hold()
             return None
-        self._purse.forget_hold()
+        self._budget.forget_hold()
         return result
 
     # -- taking it --------------------------------------------------------------------------------------------------
 
-    async def _take(self, way: Way, order: Order, prepare: Callable[[Allowance], Prepared | Failure]) -> TurnResult:
-        self._tell(f"turn {order.turn}: asking {way.model}, at most ${format_usd(order.bound)}")
+    async def _take(
+        self, candidate: TurnCandidate, order: SpendRequest, prepare: Callable[[Allowance], Prepared | Failure]
+    ) -> TurnResult:
+        self._tell(f"turn {order.turn}: asking {candidate.model}, at most ${format_usd(order.bound)}")
         result = await self._turns.take(TurnPlan(order=order, prepare=prepare))
         if result.remaining is not None:
-            self._purse.remaining = Money.microcents(result.remaining)
+            self._budget.remaining = Money.microcents(result.remaining)
         elif result.denial is None:
-            await self._purse.look()
+            await self._budget.look()
         return result
 
     @property
     def _next_number(self) -> int:
         return len(self._log.turns) + 1
 
-    def _order(self, model: str, bound: int, *, tag: str = "", ttl_ms: int = LEASE_MS) -> Order:
-        return Order(
+    def _order(self, model: str, bound: int, *, tag: str = "", ttl_ms: int = LEASE_MS) -> SpendRequest:
+        return SpendRequest(
             key=time_ordered_id(),
             subject=self._subject,
             kind="llm.completion",
@@ -346,7 +358,7 @@ class TurnChooser:
         )
 
     def _preparing(
-        self, way: Way, max_output_tokens: int, told: Sequence[Message], *, is_last: bool = False
+        self, candidate: TurnCandidate, max_output_tokens: int, notices: Sequence[Message], *, is_last: bool = False
     ) -> Callable[[Allowance], Prepared | Failure]:
         """Give what builds the request once its reservation is there, and with it the caps."""
 
@@ -360,20 +372,20 @@ class TurnChooser:
                 return _not_allowed("further steps")
             steps = [each for each in (allowance.max_steps, self.steps_left) if each is not None]
             is_cut_short = self._requests.has_tools and not is_last and 1 in steps
-            all_told = (*told, *LAST_STEP.told()) if is_cut_short else tuple(told)
+            all_told = (*notices, *LAST_STEP.told()) if is_cut_short else tuple(notices)
             ends = is_last or is_cut_short
-            request = self._requests.build(way, all_told, allowance, withholds_tools=ends)
+            request = self._requests.build(candidate, all_told, allowance, withholds_tools=ends)
             request["max_tokens"] = max_tokens
-            return Prepared(request=request, retold=way.retold, told=all_told, is_last=ends)
+            return Prepared(request=request, rebuilt=candidate.rebuilt, notices=all_told, is_last=ends)
 
         return prepare
 
 
-def _shortened(way: Way) -> Sequence[Way]:
+def _shortened(candidate: TurnCandidate) -> Sequence[TurnCandidate]:
     """Give a way as it is and, should that be too long to be paid for, without its last tool results."""
-    if way.retold:
-        return (way,)
-    return (way, replace(way, conversation=way.conversation.with_last_results_left_out()))
+    if candidate.rebuilt:
+        return (candidate,)
+    return (candidate, replace(candidate, conversation=candidate.conversation.with_last_results_left_out()))
 
 
 def _not_allowed(what: str) -> Failure:

@@ -150,7 +150,7 @@ class Conversation:
             for block in message.content
         )
 
-    def retold(self, task: Task) -> "Conversation":
+    def rebuilt(self, task: Task) -> "Conversation":
         """Give a fresh conversation for another model, built from the text so far."""
         first = opening(task)
         told = "\n".join(line for message in self._messages[1:] for line in _told(message))

@@ -10,7 +10,7 @@ from budget_tools.core.errors import AuthorityError
 from budget_tools.core.money import USD_MICROCENTS, Money
 from budget_tools.core.subjects import Subject
 from budget_tools.delegation.log import DelegationLog
-from budget_tools.spends.reserver import HOLD_MS, LimitDenial, Order, Spender
+from budget_tools.spends.reserver import HOLD_MS, LimitDenial, Reserver, SpendRequest
 from budget_tools.spends.responses import Denial, standing
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ FINAL_DENIALS = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Hold:
-    order: Order
+    order: SpendRequest
     reservation_id: str
     made_at: float
 
@@ -35,7 +35,7 @@ class _Hold:
         return time.monotonic() - self.made_at < RENEW_SECONDS
 
 
-class Purse:
+class DelegationBudget:
     """The money of one delegation, as far as it is known.
 
     The hold for the last answer is an ordinary reservation without a heartbeat. The last turn reserves with the same
@@ -43,7 +43,7 @@ class Purse:
     take the money in between.
     """
 
-    def __init__(self, *, cycles: AsyncCyclesClient, spender: Spender, log: DelegationLog, subject: Subject) -> None:
+    def __init__(self, *, cycles: AsyncCyclesClient, spender: Reserver, log: DelegationLog, subject: Subject) -> None:
         self._cycles = cycles
         self._spender = spender
         self._log = log
@@ -99,16 +99,16 @@ class Purse:
     # -- held for the last answer -----------------------------------------------------------------------------------
 
     @property
-    def held(self) -> Order | None:
+    def held(self) -> SpendRequest | None:
         """What the last turn has to reserve to find the hold; ``None`` where nothing is held."""
         return None if self._hold is None else self._hold.order
 
-    def covers(self, order: Order) -> bool:
+    def covers(self, order: SpendRequest) -> bool:
         """Whether what is held is for this model, and no less."""
         hold = self._hold
         return hold is not None and hold.is_fresh and hold.order.name == order.name and hold.order.bound >= order.bound
 
-    async def hold(self, order: Order) -> Denial | LimitDenial | None:
+    async def hold(self, order: SpendRequest) -> Denial | LimitDenial | None:
         """Hold this instead of what is held; where it is denied, what is held stays.
 
         Raises:

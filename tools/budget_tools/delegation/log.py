@@ -35,17 +35,17 @@ class DelegationLog:
         """What the delegation's own limits still allow beside what is held; ``None`` where there are none."""
         return await self._store.left_microcents(self.delegation_id) if self._is_limited else None
 
-    async def depart(self, spend: Spend) -> None:
+    async def mark_in_flight(self, spend: Spend) -> None:
         """Write a spend down before it may happen.
 
         Raises:
             LimitReachedError: it does not fit into a limit of the delegation; nothing was written.
         """
         struck = tuple(self._struck)
-        await self._store.depart(self.delegation_id, spend, struck=struck)
+        await self._store.mark_in_flight(self.delegation_id, spend, struck=struck)
         self._forget(struck)
 
-    def strike(self, reservation_id: str) -> None:
+    def clear(self, reservation_id: str) -> None:
         """Note that a spend is settled."""
         self._struck.append(reservation_id)
 

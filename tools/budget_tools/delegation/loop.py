@@ -21,9 +21,9 @@ from budget_tools.claude.stream import Reply
 from budget_tools.core.errors import BudgetError
 from budget_tools.core.money import Money, format_usd
 from budget_tools.delegation.caps import Allowance
-from budget_tools.delegation.choice import LAST_STEP, Denied, Landing, Taken, TurnChooser
+from budget_tools.delegation.choice import LAST_STEP, Landing, TurnChooser, TurnDenied, TurnTaken
 from budget_tools.delegation.conversation import Conversation, notice, opening
-from budget_tools.delegation.delegation_budget import Purse
+from budget_tools.delegation.delegation_budget import DelegationBudget
 from budget_tools.delegation.log import DelegationLog
 from budget_tools.delegation.records import Status, Task, TurnRecord
 from budget_tools.delegation.request import RequestBuilder
@@ -33,7 +33,7 @@ from budget_tools.delegation.store import DelegationStore, Message, Outcome, Sto
 from budget_tools.delegation.tool_calls import ToolCaller
 from budget_tools.delegation.turn import TurnResult, TurnTaker
 from budget_tools.pricing.book import PriceBook
-from budget_tools.spends.reserver import Spender
+from budget_tools.spends.reserver import Reserver
 from budget_tools.subagent_tools.toolbox import SubagentTool
 
 logger = logging.getLogger(__name__)
@@ -94,8 +94,8 @@ class Delegation:
         self._tenant = stored.tenant
         self._store = means.store
         self._log = DelegationLog(means.store, stored)
-        spender = Spender(cycles=means.cycles, log=self._log)
-        self._purse = Purse(cycles=means.cycles, spender=spender, log=self._log, subject=self.task.subject)
+        spender = Reserver(cycles=means.cycles, log=self._log)
+        self._budget = DelegationBudget(cycles=means.cycles, spender=spender, log=self._log, subject=self.task.subject)
         self._schema = None if self.task.output_schema is None else OutputSchema.parse(self.task.output_schema)
         requests = RequestBuilder(self.task, tools, self._schema)
         self._has_tools = requests.has_tools
@@ -112,7 +112,7 @@ class Delegation:
                 stop=self.stop,
                 tell=self._report,
             ),
-            purse=self._purse,
+            budget=self._budget,
             log=self._log,
             stop=self.stop,
             tell=self._report,
@@ -146,7 +146,7 @@ class Delegation:
     @property
     def remaining(self) -> Money | None:
         """What remained of its budget after the last turn, if that is known."""
-        return self._purse.remaining
+        return self._budget.remaining
 
     @property
     def is_done(self) -> bool:
@@ -187,8 +187,8 @@ class Delegation:
     async def _end(self, outcome: Outcome) -> None:
         """Give back what is held, and write the end down."""
         try:
-            await self._purse.release()
-            await self._purse.look()
+            await self._budget.release()
+            await self._budget.look()
             await self._log.finish(outcome)
             if self._has_tools:
                 self.nested_microcents = (await self._store.find(self._tenant, self.id)).children_spent_microcents
@@ -226,13 +226,13 @@ class Delegation:
         if self._turns_taken >= self.task.max_turns:
             return Outcome(status="max_turns", hint=self._all_turns_taken())
         warning = self._consider_landing()
-        taken: Taken | Denied | None = None
+        taken: TurnTaken | TurnDenied | None = None
         if self._landing is None:
             taken = await self._chooser.ordinary(self._conversation, warning)
-            if self.stop.is_requested() and not isinstance(taken, Taken):
+            if self.stop.is_requested() and not isinstance(taken, TurnTaken):
                 return _CANCELLED
-            if isinstance(taken, Denied):
-                if taken.is_final or self._purse.held is None:
+            if isinstance(taken, TurnDenied):
+                if taken.is_final or self._budget.held is None:
                     return taken.outcome
                 self._landing = taken.landing
             elif taken is None:
@@ -241,7 +241,7 @@ class Delegation:
                 self._landing = self._out_of_money()
         if self._landing is not None:
             taken = await self._chooser.last(self._conversation, self._landing)
-        if isinstance(taken, Taken):
+        if isinstance(taken, TurnTaken):
             return await self._after(taken)
         if self.stop.is_requested():
             return _CANCELLED
@@ -263,7 +263,7 @@ class Delegation:
             self._landing = LAST_STEP
         return "" if verdict is None else verdict.notice
 
-    async def _after(self, taken: Taken) -> Outcome | None:
+    async def _after(self, taken: TurnTaken) -> Outcome | None:
         """Go on by what came of a turn."""
         result = taken.result
         record = result.record
@@ -372,7 +372,7 @@ class Delegation:
         limit: OutputLimit = "task"
         if max_tokens < self.task.max_output_tokens:
             limit = "caps" if result.allowance.max_tokens == max_tokens else "budget"
-        if limit == "budget" and self._purse.held is not None:
+        if limit == "budget" and self._budget.held is not None:
             self._landing = self._out_of_money()
             return None
         status, hint = _CUT_BY[limit]

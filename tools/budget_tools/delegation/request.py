@@ -22,12 +22,12 @@ _EPHEMERAL = {"type": "ephemeral"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Way:
+class TurnCandidate:
     """One way to take a turn: a model with its prices, and the conversation as that model takes it."""
 
     fitter: Fitter
     conversation: Conversation
-    retold: Sequence[Message] = ()
+    rebuilt: Sequence[Message] = ()
     """The conversation itself, where it was told anew for this model and is not stored yet."""
 
     @property
@@ -61,19 +61,24 @@ class RequestBuilder:
         return bool(self._tools)
 
     def build(
-        self, way: Way, told: Sequence[Message], allowance: Allowance = NO_CAPS, *, withholds_tools: bool = False
+        self,
+        candidate: TurnCandidate,
+        notices: Sequence[Message],
+        allowance: Allowance = NO_CAPS,
+        *,
+        withholds_tools: bool = False,
     ) -> dict[str, Any]:
         """Give the body of POST /v1/messages without its ``max_tokens``.
 
         Args:
-            way: the model and the conversation.
-            told: what is said beside the conversation so far.
+            candidate: the model and the conversation.
+            notices: what is said beside the conversation so far.
             allowance: the caps of the turn's reservation.
             withholds_tools: whether no tool may be used.
         """
-        request: dict[str, Any] = {"model": way.model, "messages": way.conversation.wire(told)}
+        request: dict[str, Any] = {"model": candidate.model, "messages": candidate.conversation.wire(notices)}
         system = system_prompt(self._task)
-        if system and way.is_cached:
+        if system and candidate.is_cached:
             # The part that never changes; it is found again even where what follows is not.
             request["system"] = [{"type": "text", "text": system, "cache_control": _EPHEMERAL}]
         elif system:
@@ -87,18 +92,20 @@ class RequestBuilder:
         request["tools"] = allowed or [tool.wire() for tool in self._tools.values()]
         if withholds_tools or not allowed:
             request["tool_choice"] = {"type": "none"}
-        elif way.is_cached:
+        elif candidate.is_cached:
             # All of the prompt, for the turn that follows to read.
             request["cache_control"] = _EPHEMERAL
         return request
 
-    async def input_bound(self, way: Way, told: Sequence[Message], claude: Claude, stop: Stop) -> int:
+    async def input_bound(
+        self, candidate: TurnCandidate, notices: Sequence[Message], claude: Claude, stop: Stop
+    ) -> int:
         """Bound the prompt: by the last turn's exact usage, counted by the API where it will, else by its bytes."""
         spare = NOTICE_TOKENS if self._tools else 0
-        known = way.conversation.known_tokens(told)
+        known = candidate.conversation.known_tokens(notices)
         if known is not None:
             return with_margin(known) + spare
-        request = self.build(way, told)
+        request = self.build(candidate, notices)
         with stop.interruptible():
             counted = await claude.count_input_tokens(request)
             if counted is not None:

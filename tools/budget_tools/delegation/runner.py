@@ -28,7 +28,7 @@ from budget_tools.delegation.loop import Delegation, Means
 from budget_tools.delegation.records import Status, Task
 from budget_tools.delegation.recovery import INTERRUPTED, settle_orphans
 from budget_tools.delegation.store import Call, DelegationStore, Message, Orphan, Step, Stored
-from budget_tools.delegation.views import Kept, View
+from budget_tools.delegation.views import DelegationView, Kept
 from budget_tools.pricing.book import PriceBook
 from budget_tools.spends.responses import remaining
 from budget_tools.subagent_tools.toolbox import Toolbox
@@ -91,7 +91,7 @@ class DelegationRunner:
         self._watcher: asyncio.Task[None] | None = None
         self._is_closed = False
 
-    async def start(self, task: Task, idempotency_key: str, *, parent_id: str = "") -> View:
+    async def start(self, task: Task, idempotency_key: str, *, parent_id: str = "") -> DelegationView:
         """Start a delegation, or join the one that this key started.
 
         Raises:
@@ -125,7 +125,7 @@ class DelegationRunner:
         ceiling_microcents: int | None = None,
         repeated: Mapping[str, object] = MappingProxyType({}),
         parent_id: str = "",
-    ) -> View:
+    ) -> DelegationView:
         """Let a delegation that stopped go on from its last finished turn, or join the call that resumed it.
 
         Args:
@@ -187,7 +187,7 @@ class DelegationRunner:
         """Say whether a call under this key, if it has one, would join a delegation, or repeat its answer."""
         return bool(idempotency_key) and await self._store.knows(tenant, idempotency_key)
 
-    async def find(self, tenant: str, delegation_id: str, *, parent_id: str = "") -> View:
+    async def find(self, tenant: str, delegation_id: str, *, parent_id: str = "") -> DelegationView:
         """Give a delegation as it stands, whichever process runs it or ran it.
 
         Args:
@@ -350,7 +350,7 @@ class DelegationRunner:
             except BudgetError as exc:
                 logger.warning("Whether a delegation is to stop is not known: %s", exc.message)
 
-    async def _view(self, stored: Stored) -> View:
+    async def _view(self, stored: Stored) -> DelegationView:
         here = self._running.get(stored.delegation_id)
         if here is not None:
             return here

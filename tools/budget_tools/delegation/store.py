@@ -163,7 +163,7 @@ class DelegationStore(Protocol):
         where there is no limit.
         """
 
-    async def depart(self, delegation_id: str, spend: Spend, *, struck: Collection[str] = ()) -> None:
+    async def mark_in_flight(self, delegation_id: str, spend: Spend, *, struck: Collection[str] = ()) -> None:
         """Write a spend down before it may happen.
 
         Args:

@@ -21,7 +21,7 @@ from budget_tools.delegation.log import DelegationLog
 from budget_tools.delegation.records import PARENT_META, ToolCallRecord, TurnRecord
 from budget_tools.delegation.stop import Stop
 from budget_tools.delegation.store import Message
-from budget_tools.spends.reserver import Lease, LimitDenial, NotSpentError, Order, Spender
+from budget_tools.spends.reserver import Lease, LimitDenial, NotSpentError, Reserver, SpendRequest
 from budget_tools.subagent_tools.toolbox import SubagentTool, ToolOutcome, failed
 
 _CUT_OFF = "This call was cut off when the delegation was stopped; whether it took effect is not known."
@@ -42,7 +42,7 @@ class ToolCaller:
         self,
         tools: Mapping[str, SubagentTool],
         *,
-        spender: Spender,
+        spender: Reserver,
         log: DelegationLog,
         subject: Subject,
         stop: Stop,
@@ -102,7 +102,7 @@ class ToolCaller:
         assert price is not None
         outcome: ToolOutcome | None = None
         charged: Money | None = None
-        order = Order(
+        order = SpendRequest(
             key=time_ordered_id(),
             subject=self._subject.in_run(self._log.delegation_id).wire(),
             kind="tool.call",
@@ -115,7 +115,7 @@ class ToolCaller:
 
         async def deed(lease: Lease) -> None:
             nonlocal outcome, charged
-            await lease.depart()
+            await lease.mark_in_flight()
             try:
                 with self._stop.interruptible():
                     outcome = await self._run(tool, tool_use)

@@ -30,7 +30,7 @@ from budget_tools.delegation.stop import Stop
 from budget_tools.delegation.store import Message
 from budget_tools.pricing.book import Charge, PriceBook
 from budget_tools.pricing.usage import TokenUsage
-from budget_tools.spends.reserver import Lease, LimitDenial, NotSpentError, Order, Spender
+from budget_tools.spends.reserver import Lease, LimitDenial, NotSpentError, Reserver, SpendRequest
 from budget_tools.spends.responses import Denial
 
 logger = logging.getLogger(__name__)
@@ -47,9 +47,9 @@ class Prepared:
 
     request: Mapping[str, Any]
     """Body of POST /v1/messages, ``max_tokens`` included."""
-    retold: Sequence[Message] = ()
+    rebuilt: Sequence[Message] = ()
     """The conversation so far, where it was told anew for another model."""
-    told: Sequence[Message] = ()
+    notices: Sequence[Message] = ()
     """What the sub-agent is told in this turn, beside the conversation so far."""
     is_last: bool = False
     """Whether the sub-agent was told that this is its last turn."""
@@ -59,7 +59,7 @@ class Prepared:
 class TurnPlan:
     """A turn that is about to be taken."""
 
-    order: Order
+    order: SpendRequest
     prepare: Callable[[Allowance], Prepared | Failure]
     """Builds the request once the caps are known; a failure where they allow none."""
 
@@ -107,7 +107,7 @@ class TurnTaker:
         *,
         claude: Claude,
         prices: PriceBook,
-        spender: Spender,
+        spender: Reserver,
         log: DelegationLog,
         stop: Stop,
         tell: Callable[[str], None],
@@ -150,7 +150,7 @@ class TurnTaker:
             result.failure = prepared
             raise NotSpentError
         result.prepared = prepared
-        await lease.depart()
+        await lease.mark_in_flight()
         outcome, record.request_id = await self._call(prepared.request, lease, result)
         charged = self._settle(plan, outcome, lease, record)
         record.charged = Money.microcents(charged)
@@ -172,10 +172,10 @@ class TurnTaker:
         if reply is not None and reply.stop_reason is not None:
             is_cut = reply.stop_reason in ("max_tokens", "model_context_window_exceeded")
             words = said_so_far(reply) if is_cut else said(reply) if reply.content else None
-            result.messages = [*prepared.told, words] if words is not None else []
+            result.messages = [*prepared.notices, words] if words is not None else []
         await self._log.note_turn(
             result.record,
-            messages=[*prepared.retold, *result.messages] if result.messages else (),
+            messages=[*prepared.rebuilt, *result.messages] if result.messages else (),
             text=reply.text if reply is not None else "",
             charged_reservation_id=reservation_id,
             charged=charged,

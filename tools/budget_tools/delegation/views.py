@@ -13,7 +13,7 @@ POLL_SECONDS = 0.5
 """How often a delegation of another process is looked at."""
 
 
-class View(Protocol):
+class DelegationView(Protocol):
     """A delegation as a caller sees it, whichever process runs it."""
 
     @property

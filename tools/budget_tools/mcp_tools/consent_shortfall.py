@@ -16,7 +16,7 @@ from budget_tools.mcp_tools.toolkit import ToolContext, Want, toolkit_of
 from budget_tools.pricing.tokens import likely_input_tokens, most_input_tokens
 
 if TYPE_CHECKING:
-    from budget_tools.delegation.views import View
+    from budget_tools.delegation.views import DelegationView
     from budget_tools.pricing.book import PriceBook
 
 
@@ -76,7 +76,7 @@ def _first_turn(
     )
 
 
-def _next_turn(prices: "PriceBook", before: "View", budget_microcents: int | None) -> Want | None:
+def _next_turn(prices: "PriceBook", before: "DelegationView", budget_microcents: int | None) -> Want | None:
     """Say what the next turn of a delegation needs that its budget ended; ``None`` where it was not that."""
     if before.outcome is None or before.outcome.status != "budget_exhausted":
         return None

@@ -27,7 +27,7 @@ from budget_tools.mcp_tools.toolkit import ToolContext, Toolkit, toolkit_of
 from budget_tools.spends.responses import all_balances
 
 if TYPE_CHECKING:
-    from budget_tools.delegation.views import View
+    from budget_tools.delegation.views import DelegationView
 
 MAX_TURNS = 100
 DEFAULT_TURNS = 10
@@ -147,7 +147,7 @@ async def delegate_to_claude(
     return answer(result, show(result))
 
 
-async def _wait_for(ctx: ToolContext, kit: Toolkit, delegation: "View", wait_seconds: float) -> None:
+async def _wait_for(ctx: ToolContext, kit: Toolkit, delegation: "DelegationView", wait_seconds: float) -> None:
     """Follow a delegation; where the host gives up on its last call that waits, it is stopped or goes on, as set up."""
     with kit.delegations.following(delegation.id) as others:
         try:
@@ -163,7 +163,7 @@ async def _wait_for(ctx: ToolContext, kit: Toolkit, delegation: "View", wait_sec
             raise
 
 
-async def follow(ctx: ToolContext, delegation: "View", wait_seconds: float) -> None:
+async def follow(ctx: ToolContext, delegation: "DelegationView", wait_seconds: float) -> None:
     """Wait for a delegation, for so long at most, and report its progress to the host meanwhile."""
     with anyio.move_on_after(wait_seconds):
         while delegation.outcome is None:
@@ -174,7 +174,7 @@ async def follow(ctx: ToolContext, delegation: "View", wait_seconds: float) -> N
     await ctx.report_progress(delegation.steps, message=delegation.doing)
 
 
-async def warnings_for(kit: Toolkit, delegation: "View") -> list[str]:
+async def warnings_for(kit: Toolkit, delegation: "DelegationView") -> list[str]:
     """Warn of the budgets that a delegation draws on; its answer is not lost where they cannot be read."""
     subject = delegation.task.subject
     with anyio.move_on_after(WARNING_SECONDS), suppress(AuthorityError):
@@ -182,7 +182,9 @@ async def warnings_for(kit: Toolkit, delegation: "View") -> list[str]:
     return []
 
 
-def describe(delegation: "View", idempotency_key: str = "", *, warnings: Sequence[str] = ()) -> DelegationResult:
+def describe(
+    delegation: "DelegationView", idempotency_key: str = "", *, warnings: Sequence[str] = ()
+) -> DelegationResult:
     """Give the result of a delegation as it stands."""
     outcome = delegation.outcome
     goes_on = f"It goes on: {delegation.doing}. Wait for it with delegation_status."

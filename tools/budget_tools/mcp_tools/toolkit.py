@@ -139,7 +139,7 @@ class Toolkit(Protocol):
         """
 
 
-visiting: ContextVar[Toolkit] = ContextVar("visiting")
+current_toolkit: ContextVar[Toolkit] = ContextVar("current_toolkit")
 """A request's own view of the process, where it has one: to what has no context, such as a resource."""
 
 ToolContext = Context[Toolkit]

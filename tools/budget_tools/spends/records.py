@@ -43,12 +43,12 @@ class LimitReachedError(BudgetError):
 class SpendLog(Protocol):
     """Where spends are written down before they may happen."""
 
-    async def depart(self, spend: Spend) -> None:
+    async def mark_in_flight(self, spend: Spend) -> None:
         """Write a spend down.
 
         Raises:
             LimitReachedError: it does not fit into a limit of the delegation; nothing was written.
         """
 
-    def strike(self, reservation_id: str) -> None:
+    def clear(self, reservation_id: str) -> None:
         """Note that a spend is settled."""

@@ -45,7 +45,7 @@ _OVERAGE_POLICY = "ALLOW_IF_AVAILABLE"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Order:
+class SpendRequest:
     """What is to be spent: everything that the reserve says, so that repeating it finds the same reservation."""
 
     key: str
@@ -98,7 +98,7 @@ class LimitDenial:
 class Lease:
     """A live reservation, and what is known of the spend under it."""
 
-    order: Order
+    order: SpendRequest
     _reservation: AsyncStreamReservation
     _cycles: AsyncCyclesClient
     _log: SpendLog
@@ -134,14 +134,14 @@ class Lease:
         """What the commit reports as metrics."""
         return self._reservation.usage
 
-    async def depart(self) -> None:
+    async def mark_in_flight(self) -> None:
         """Write down, durably, that from now on it may have been spent.
 
         Raises:
             AuthorityError: the reservation does not live any more; nothing may be done under it.
             LimitReachedError: the delegation's own limits do not cover it.
         """
-        await self._log.depart(self.order.spend(self.reservation_id))
+        await self._log.mark_in_flight(self.order.spend(self.reservation_id))
         extension = {
             "idempotency_key": f"departure-{self.order.key}",
             "extend_by_ms": 1,
@@ -154,7 +154,7 @@ class Lease:
                 response = await self._cycles.extend_reservation(self.reservation_id, extension)
             body_of(response, f"confirm the reservation of {self.order.name}")
         except BaseException:
-            self._log.strike(self.reservation_id)
+            self._log.clear(self.reservation_id)
             raise
         self.has_departed = True
 
@@ -163,14 +163,14 @@ class Lease:
         self._reservation.usage.set_actual_cost(amount)
 
 
-class Spender:
+class Reserver:
     """Spends on behalf of one delegation."""
 
     def __init__(self, *, cycles: AsyncCyclesClient, log: SpendLog) -> None:
         self._cycles = cycles
         self._log = log
 
-    async def spend(self, order: Order, deed: Callable[[Lease], Awaitable[None]]) -> Denial | LimitDenial | None:
+    async def spend(self, order: SpendRequest, deed: Callable[[Lease], Awaitable[None]]) -> Denial | LimitDenial | None:
         """Reserve, let the deed be done, and settle; settled when this returns, unless the authority is away.
 
         Args:
@@ -206,7 +206,7 @@ class Spender:
                     finally:
                         await _stop(reservation._heartbeat_task)  # noqa: SLF001 - its owner cancels it only once
             except NotSpentError:
-                self._log.strike(reservation.reservation_id)
+                self._log.clear(reservation.reservation_id)
                 raise
             except LimitReachedError as exc:
                 return LimitDenial(left_microcents=exc.left_microcents)
@@ -217,10 +217,10 @@ class Spender:
                 return denial
         if reservation.settlement_error is not None:
             logger.warning("Reservation %s is charged but not yet settled: the journal will repeat it", order.key)
-        self._log.strike(reservation.reservation_id)
+        self._log.clear(reservation.reservation_id)
         return None
 
-    async def hold(self, order: Order) -> str | Denial | LimitDenial:
+    async def hold(self, order: SpendRequest) -> str | Denial | LimitDenial:
         """Hold money without spending it; ``spend`` with the same order finds the same reservation again.
 
         Returns:
@@ -247,7 +247,7 @@ class Spender:
                 return denial
             reservation_id = str(body_of(response, f"hold budget for {order.name}")["reservation_id"])
             try:
-                await self._log.depart(order.spend(reservation_id, is_hold=True))
+                await self._log.mark_in_flight(order.spend(reservation_id, is_hold=True))
             except LimitReachedError as exc:
                 await self.release(reservation_id, order.key)
                 return LimitDenial(left_microcents=exc.left_microcents)
@@ -262,7 +262,7 @@ class Spender:
                 body_of(response, f"release reservation {reservation_id}")
             except AuthorityError as exc:
                 logger.warning("A hold was not given back; its lease runs out: %s", exc.message)
-            self._log.strike(reservation_id)
+            self._log.clear(reservation_id)
 
 
 _PATIENCE_SECONDS = 0.1

@@ -120,7 +120,7 @@ class Journal:
         )
         self._files.record(record)
 
-    def strike(self, name: str) -> None:
+    def clear(self, name: str) -> None:
         """Strike out what has its definite answer."""
         self._files.discard(name)
 
@@ -198,7 +198,7 @@ class Settler:
         else:
             settlement = Settlement(response=response, is_event=False, is_kept=journal is not None and not is_definite)
             if journal is not None and is_definite:
-                journal.strike(reservation_id)
+                journal.clear(reservation_id)
             elif journal is not None and response.status not in _UNAUTHORIZED:
                 after_ms = response.retry_after_ms_header
                 journal.repeat_commit(reservation_id, commit, event, after_ms=after_ms)
@@ -218,7 +218,7 @@ class Settler:
         response, is_definite = await _shielded(lambda: self._cycles.create_event(event), is_booked)
         if self._journal is not None:
             if is_definite:
-                self._journal.strike(name)
+                self._journal.clear(name)
             elif response.status not in _UNAUTHORIZED:
                 self._journal.repeat_event(name, event)
         return Settlement(response=response, is_event=True, is_kept=self._journal is not None and not is_definite)
