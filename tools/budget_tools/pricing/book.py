@@ -35,7 +35,7 @@ from budget_tools.pricing.price_data import (
     TokenPrices,
     read_prices,
 )
-from budget_tools.pricing.usage import MAX_COUNT, TokenUsage
+from budget_tools.pricing.usage import MAX_COUNT, ReportedUsage, TokenUsage
 
 _TOKENS_PER_MTOK = 1_000_000
 _SEARCHES_PER_PRICE = 1_000
@@ -163,8 +163,29 @@ class PriceBook:
             UnknownModelError: the id is not listed.
             UsageError: the usage holds something that the model has no price for, or a sum beyond int64.
         """
+        exact, source = self._exact_cost(model, usage, _moment(at))
+        return _charge(exact, source)
+
+    def cost_of(self, model: str, reported: ReportedUsage, *, at: datetime | None = None) -> Charge:
+        """Price a report entry by entry, exactly; the sum is rounded up once.
+
+        Args:
+            model: the exact id of every entry that names none.
+            reported: what was reported.
+            at: when the call was made, with a time zone; now when absent.
+
+        Raises:
+            UnknownModelError: an id is not listed.
+            UsageError: as for ``cost``.
+        """
+        moment = _moment(at)
+        costs = [self._exact_cost(entry.model or model, entry.usage, moment) for entry in reported.entries]
+        sources = dict.fromkeys(source for _, source in costs)
+        return _charge(sum((exact for exact, _ in costs), Fraction(0)), " + ".join(sources))
+
+    def _exact_cost(self, model: str, usage: TokenUsage, at: datetime) -> tuple[Fraction, str]:
         prices = self.price(model)
-        period = prices.on(_moment(at).date())
+        period = prices.on(at.date())
         tier = _tier(_tiers(prices, period, usage), usage.prompt_tokens)
         # Counts times microcents per million tokens: whole numbers until the one division at the end.
         millionths = usage.input_tokens * tier.input_microcents_per_mtok
@@ -189,10 +210,7 @@ class PriceBook:
         if usage.web_search_requests:
             price = _priced(period.web_search_microcents_per_1000, "web searches", model)
             exact += Fraction(usage.web_search_requests * price, _SEARCHES_PER_PRICE)
-        amount_microcents = ceil_microcents(exact)
-        if amount_microcents > MAX_AMOUNT:
-            raise UsageError(f"The usage comes to more than {format_usd(MAX_AMOUNT)} US dollars, which cannot be true.")
-        return Charge(amount_microcents=amount_microcents, price_source=source)
+        return exact, source
 
     def worst_case(
         self,
@@ -327,6 +345,13 @@ def _no_price(what: str, model: str) -> str:
         f"No price is known for {what} with {model}: "
         f"use the model without, or give its prices in the file that {OVERRIDES_SOURCE} names."
     )
+
+
+def _charge(exact: Fraction, source: str) -> Charge:
+    amount_microcents = ceil_microcents(exact)
+    if amount_microcents > MAX_AMOUNT:
+        raise UsageError(f"The usage comes to more than {format_usd(MAX_AMOUNT)} US dollars, which cannot be true.")
+    return Charge(amount_microcents=amount_microcents, price_source=source)
 
 
 def _moment(at: datetime | None) -> datetime:

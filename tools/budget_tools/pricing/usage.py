@@ -104,6 +104,38 @@ class TokenUsage:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UsageEntry:
+    """Usage of one sampling step: ``model`` is the model that it names, ``""`` for the model of the call."""
+
+    usage: TokenUsage
+    model: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportedUsage:
+    """Everything that a report charges for, as entries that are priced one by one and added up.
+
+    ``warnings`` are sentences about what the report holds beside it, for the caller to pass on.
+    """
+
+    entries: tuple[UsageEntry, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def read_usage(usage: Mapping[str, Any] | None, *, unsplit_cache_ttl: CacheTtl = "1h") -> ReportedUsage:
+    """Read a usage object of the Messages API.
+
+    Args:
+        usage: the object as it came, nulls and unknown fields included.
+        unsplit_cache_ttl: as for ``TokenUsage.from_api``.
+
+    Raises:
+        UsageError: usage is missing, incomplete or impossible, or holds costs that its counts do not cover.
+    """
+    return ReportedUsage(entries=(UsageEntry(usage=TokenUsage.from_api(usage, unsplit_cache_ttl=unsplit_cache_ttl)),))
+
+
 def _cache_writes(usage: Mapping[str, Any], unsplit_cache_ttl: CacheTtl) -> tuple[int, int]:
     split = _section(usage, "cache_creation")
     written_5m = _count(split, "ephemeral_5m_input_tokens")
