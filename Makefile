@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test hosts crash check format lock bench openapi pricing prices-check conformance bundle audit sbom soak clean
+.PHONY: docs picture demo test hosts crash check format lock bench openapi pricing prices-check conformance bundle audit sbom soak clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/cycles-budget-mcp demo
@@ -58,6 +58,14 @@ prices-check: $(VENV)/.runtime $(VENV)/witness/.ready
 conformance: $(VENV)/.runtime $(VENV)/conformance/.ready
 	PYTHONPATH=tests $(BIN)/python -m conformance.run $(VENV)/conformance $(if $(MARKDOWN),--markdown $(MARKDOWN))
 
+# The pages of docs/ as a site in .venv/site; a link or an anchor that leads nowhere is an error.
+docs: $(VENV)/docs/.ready
+	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict --quiet
+
+# The picture in the README, from the real output of the demonstration.
+picture: $(VENV)/.runtime
+	$(BIN)/python bundle/picture.py docs/demo.svg
+
 # Validated by the packer of the format's makers, where Node is here.
 bundle: $(VENV)/.runtime
 	$(BIN)/python bundle/build.py dist/cycles-budget-mcp.mcpb
@@ -89,6 +97,8 @@ lock: $(VENV)/.dev
 		--constraint requirements.lock --python-version 3.11 --output-file requirements-dev.lock pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group openapi \
 		--python-version 3.11 --output-file requirements-openapi.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group docs \
+		--python-version 3.11 --output-file requirements-docs.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group supply \
 		--python-version 3.11 --output-file requirements-supply.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-deps --group witness \
@@ -116,6 +126,12 @@ $(VENV)/openapi/.ready: requirements-openapi.lock | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)/openapi
 	$(VENV)/openapi/bin/python -m pip --disable-pip-version-check --quiet install \
 		--require-hashes --requirement requirements-openapi.lock
+	@touch $@
+
+$(VENV)/docs/.ready: requirements-docs.lock | $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)/docs
+	$(VENV)/docs/bin/python -m pip --disable-pip-version-check --quiet install \
+		--require-hashes --requirement requirements-docs.lock
 	@touch $@
 
 $(VENV)/supply/.ready: requirements-supply.lock | $(VENV)/bin/python

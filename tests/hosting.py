@@ -1,10 +1,16 @@
 """What the end-to-end tests share: calling tools as a host does, and reading the ledger from outside."""
 
+import contextlib
+import io
+import logging
+import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from mcp import Client
 from mcp.client import ClientRequestContext
@@ -13,6 +19,7 @@ from mcp.types import CallToolResult, ElicitRequestParams, ElicitResult
 from budget_server.authority.listing import balances
 from budget_server.authority.store import LedgerStore
 from budget_server.config.paths import LEDGER_FILE
+from budget_server.transports.logs import LineFormatter
 
 BUDGET_USD = "1.00"
 ALLOCATED = 100_000_000
@@ -89,10 +96,10 @@ def assert_spent(environment: Environment, spent: int) -> None:
     }
 
 
-def run_program(
+def run_process(
     environment: Environment, *arguments: str, cwd: Path | None = None
 ) -> "subprocess.CompletedProcess[str]":
-    """Run ``cycles-budget-mcp …`` to its end, with nothing to read and no terminal."""
+    """Run ``cycles-budget-mcp …`` as a process of its own to its end, with nothing to read and no terminal."""
     return subprocess.run(
         [sys.executable, "-m", "budget_server", *arguments],
         env=environment,
@@ -100,9 +107,55 @@ def run_program(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
+
+
+def run_program(
+    environment: Environment, *arguments: str, cwd: Path | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command in this process, as ``run_process`` would: most tests are not about processes."""
+    from budget_server.cli.app import app
+
+    if not arguments:
+        return run_process(environment, cwd=cwd)
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(os.environ, environment, clear=True))
+        stack.enter_context(contextlib.chdir(cwd or Path.cwd()))
+        stack.enter_context(mock.patch.object(sys, "stdin", io.StringIO()))
+        stack.enter_context(contextlib.redirect_stdout(stdout))
+        stack.enter_context(contextlib.redirect_stderr(stderr))
+        stack.enter_context(_logging_to(stderr))
+        # In a thread of its own: a command runs an event loop, and so may the test.
+        with ThreadPoolExecutor(1) as thread:
+            code = thread.submit(_exit_code_of, app, arguments).result()
+    return subprocess.CompletedProcess(list(arguments), code, stdout.getvalue(), stderr.getvalue())
+
+
+def _exit_code_of(app: Callable[..., None], arguments: Sequence[str]) -> int:
+    try:
+        app(list(arguments), prog_name="cycles-budget-mcp")
+    except SystemExit as exc:
+        code = exc.code
+    else:
+        code = 0
+    assert code is None or isinstance(code, int), code
+    return code or 0
+
+
+@contextlib.contextmanager
+def _logging_to(stream: io.StringIO) -> Iterator[None]:
+    """Log to a stream, in the form of the program's own log."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
 
 
 def complaint_of(environment: Environment, *arguments: str) -> str:

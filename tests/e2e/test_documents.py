@@ -18,6 +18,7 @@ from hosting import Environment, call
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 EXAMPLE = ROOT / "claude_desktop_config.example.json"
 
 
@@ -71,9 +72,9 @@ def test_the_readme_shows_the_example_configuration() -> None:
     assert json.loads(EXAMPLE.read_text(encoding="utf-8")) in blocks
 
 
-def test_every_tools_file_of_the_readme_is_one(tmp_path: Path) -> None:
-    """README, Delegating with tools: what it shows can be pasted."""
-    blocks = [block for block in re.findall(r"```json\n(.*?)```", README, re.DOTALL) if "mcpServers" in block]
+def test_every_tools_file_of_the_documents_is_one(tmp_path: Path) -> None:
+    """Tools of a sub-agent: what the page shows can be pasted."""
+    blocks = re.findall(r"```json\n(.*?)```", DOCS["subagent-tools.md"], re.DOTALL)
     path = tmp_path / "servers.json"
 
     assert len(blocks) >= 2
@@ -82,26 +83,38 @@ def test_every_tools_file_of_the_readme_is_one(tmp_path: Path) -> None:
         assert ServersFile.read(path).entries
 
 
-def test_the_readme_names_every_setting_and_every_tool() -> None:
-    """A setting that the README does not name cannot be found."""
-    for name in (*Settings.model_fields, *(tool.name for tool in TOOLS)):
-        assert re.search(rf"`{name}`", README, re.IGNORECASE), name
+def test_the_documents_name_every_setting_and_every_tool() -> None:
+    """A setting or a tool that no page names cannot be found."""
+    for name in Settings.model_fields:
+        assert re.search(rf"`{name}`", DOCS["settings.md"], re.IGNORECASE), name
+    for tool in TOOLS:
+        assert f"`{tool.name}`" in README, tool.name
+        assert f"`{tool.name}`" in DOCS["tools.md"], tool.name
 
 
-def test_every_command_of_the_readme_exists() -> None:
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    """It answers what it is and how to start; each other question has its page."""
+    linked = set(re.findall(r"\(docs/([\w-]+\.md)\)", README))
+
+    assert len(README.encode()) <= 7_000
+    assert linked == set(DOCS) - {"index.md"}
+    assert (ROOT / "docs" / "demo.svg").is_file()
+
+
+def test_every_make_target_of_the_documents_exists() -> None:
     """README, Two commands; CONTRIBUTING: each `make` target it names is in the Makefile."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
-    targets = set(re.findall(r"^make ([\w-]+)", README + "\n" + contributing, re.MULTILINE))
+    targets = set(re.findall(r"(?:^|`)make ([\w-]+)", "\n".join((README, contributing, *DOCS.values())), re.MULTILINE))
 
     assert {"demo", "test", "check"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_the_readme_names_the_version_of_the_host_that_was_seen() -> None:
-    """README, Into your host: what `make hosts` installs is what it says."""
+def test_the_documents_name_the_version_of_the_host_that_was_seen() -> None:
+    """Install: what `make hosts` installs is what the page says."""
     package = json.loads((ROOT / "tests/hosts/package.json").read_text(encoding="utf-8"))
 
-    assert f"Claude Code {package['dependencies']['@anthropic-ai/claude-code']}," in README
+    assert f"Claude Code {package['dependencies']['@anthropic-ai/claude-code']}," in DOCS["install.md"]

@@ -17,10 +17,10 @@ from networking import new_token, serving
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("install.md", "network.md"))
 COMMANDS = [
     " ".join((in_text or in_block).split())
-    for in_text, in_block in re.findall(r"`(claude mcp add [^`]+)`|^(claude mcp add .+)$", README, re.MULTILINE)
+    for in_text, in_block in re.findall(r"`(claude mcp add [^`]+)`|^(claude mcp add .+)$", PAGES, re.MULTILINE)
 ]
 URL = re.compile(r"http://127\.0\.0\.1:8765/\w+")
 PLACE_OF_SECRET = "SECRET"  # noqa: S105 - the word itself

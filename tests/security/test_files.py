@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hosting import Environment, complaint_of, run_program
+from hosting import Environment, complaint_of, run_process
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_link_in_the_place_of_a_file_is_refused_and_what_it_leads_to_is_untouc
 
 def test_a_file_with_a_second_name_is_refused(tmp_path: Path, environment: Environment) -> None:
     """Beside its other name there would be other locks and another log, and one file under two logs is lost."""
-    assert run_program(environment, "budget", "show").returncode == 0
+    assert run_process(environment, "budget", "show").returncode == 0
     ledger = tmp_path / "data" / "ledger.sqlite3"
     ledger.with_name("other").hardlink_to(ledger)
 
@@ -73,7 +73,7 @@ def test_a_file_with_a_second_name_is_refused(tmp_path: Path, environment: Envir
 
     assert said.startswith(f"The budget ledger {ledger} has another name as well (a hard link)")
     ledger.with_name("other").unlink()
-    assert run_program(environment, "budget", "show").returncode == 0
+    assert run_process(environment, "budget", "show").returncode == 0
 
 
 @pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../outside", "..%2foutside"])
@@ -81,7 +81,7 @@ def test_no_id_leads_to_a_file(tmp_path: Path, environment: Environment, path: s
     """Ids come from models: they are looked up, never made into a path."""
     before = sorted(path.name for path in tmp_path.iterdir())
     for command in (["delegations", "show", path], ["delegations", "cancel", path], ["token", "revoke", path]):
-        ended = run_program(environment, *command)
+        ended = run_process(environment, *command)
         assert ended.returncode == 2, command
         assert len(ended.stderr.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) in (before, sorted([*before, "data"]))
@@ -94,7 +94,7 @@ def test_a_log_line_cannot_be_forged_from_outside(tmp_path: Path, environment: E
     forged = complaint_of({**environment, "BUDGET_PRICES": str(prices)}, "prices")
     servers = tmp_path / "servers.json"
     servers.write_text(json.dumps({"mcpServers": {"a\n2026 INFO \x1b[2J": {"command": 5}}}), encoding="utf-8")
-    named = run_program({**environment, "BUDGET_SUBAGENT_SERVERS": str(servers)})
+    named = run_process({**environment, "BUDGET_SUBAGENT_SERVERS": str(servers)})
 
     assert forged.isprintable()
     (line,) = named.stderr.splitlines()

@@ -11,7 +11,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
 from budget_server.demo.scripted_claude import Answer, Failure, ScriptedClaude, ToolCall, Turn
-from hosting import Environment, call, run_program
+from hosting import Environment, call, run_process
 
 pytestmark = pytest.mark.anyio
 
@@ -77,9 +77,9 @@ async def test_no_secret_reaches_an_answer_a_log_a_file_or_another_process(
                 command_lines = _command_lines()
         sent = [request.body for request in claude.message_requests]
 
-    shown = run_program(given, "delegations", "show", told["delegation_id"])
-    doctor = run_program(given, "doctor")
-    printed = run_program(given, "install", "cursor", "--print")
+    shown = run_process(given, "delegations", "show", told["delegation_id"])
+    doctor = run_process(given, "doctor")
+    printed = run_process(given, "install", "cursor", "--print")
     outputs = [
         json.dumps(told),
         read.model_dump_json(),
@@ -118,7 +118,7 @@ async def test_the_key_of_a_cycles_server_is_not_repeated(tmp_path: Path, enviro
     with log.open("w") as errors, anyio.fail_after(60):
         async with Client(stdio_client(parameters, errlog=errors)) as client:
             refused = await client.call_tool("check_budget", {})
-    doctor = run_program(given, "doctor")
+    doctor = run_process(given, "doctor")
 
     assert refused.is_error
     for output in (refused.model_dump_json(), log.read_text(encoding="utf-8"), doctor.stdout + doctor.stderr):

@@ -36,9 +36,8 @@ def authority(
     if context.invoked_subcommand is not None:
         return
     with cli_errors():
-        listener = listen(host, port)
         settings = local_settings()
-        _serve(settings, listener)
+        _serve(settings, listen(host, port))
 
 
 @key_app.command()
