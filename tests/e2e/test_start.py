@@ -138,6 +138,42 @@ def test_starting_imports_neither_anthropic_nor_the_command_line(environment: En
     assert {"anthropic", "runcycles", "typer", "genai_prices"}.isdisjoint(json.loads(ended.stdout))
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--version",),
+        ("--help",),
+        ("budget", "show"),
+        ("budget", "quota", "list"),
+        ("delegations", "list"),
+        ("prices",),
+        ("check",),
+        ("doctor",),
+        ("token", "list"),
+        ("authority", "key", "list"),
+        ("install", "claude-code", "--print"),
+        ("backup", "--help"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_needs_no_mcp_imports_none(environment: Environment, arguments: tuple[str, ...]) -> None:
+    """The SDK, a web server and the API's client take most of a second, and a person waits for it."""
+    heavy = ("mcp", "mcp.types", "uvicorn", "starlette", "anthropic", "runcycles")
+    program = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr))\n"
+        "from budget_server.__main__ import main\n"
+        f"sys.argv = ['cycles-budget-mcp', *{arguments!r}]\n"
+        "main()\n"
+    )
+
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert ended.stderr.splitlines()[-1] == "[]"
+
+
 def test_help_and_version_say_what_the_program_does(environment: Environment) -> None:
     """The command line is where an operator looks first."""
     shown = run_program(environment, "--help")

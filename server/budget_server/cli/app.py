@@ -1,13 +1,58 @@
-"""The command line; without arguments the program is an MCP server on stdio (``__main__``)."""
+"""The command line; without arguments the program is an MCP server on stdio (``__main__``).
 
+A command's module is imported when the command is used: most of them need neither the MCP SDK nor a web server, and
+those take most of a second to import.
+"""
+
+from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from budget_server.cli import authority, backup, budget, check, delegations, doctor, install, prices, serve, token
+COMMANDS = {
+    "serve": "serve",
+    "demo": "demo",
+    "install": "install",
+    "doctor": "doctor",
+    "budget": "budget",
+    "delegations": "delegations",
+    "prices": "prices",
+    "check": "check",
+    "backup": "backup",
+    "restore": "backup",
+    "token": "token",
+    "authority": "authority",
+}
+"""Every command, in the order of ``--help``, and the module that has it: as its ``app``, or as a function."""
+
+
+class CommandGroup(TyperGroup):
+    """The commands of ``COMMANDS``, each imported on its first use."""
+
+    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401 - whatever Typer hands over
+        super().__init__(**attributes)
+        # The names alone, for suggestions; `get_command` is what finds a command.
+        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401, ARG002 - Typer's own copy of click
+        """Import a command; ``None`` if it does not exist."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"budget_server.cli.{COMMANDS[cmd_name]}")
+        commands = getattr(module, "app", None)
+        if commands is None:
+            commands = typer.Typer(add_completion=False)
+            commands.command(cmd_name)(getattr(module, cmd_name))
+        command = get_command(commands)
+        command.name = cmd_name
+        return command
+
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="Let an MCP host spend money safely. Without a command: the MCP server on standard input and output.",
     no_args_is_help=False,
     add_completion=False,
@@ -28,24 +73,3 @@ def root(
     ] = False,
 ) -> None:
     """Let an MCP host spend money safely."""
-
-
-app.add_typer(budget.app, name="budget")
-app.add_typer(authority.app, name="authority")
-app.add_typer(delegations.app, name="delegations")
-app.add_typer(token.app, name="token")
-app.command()(serve.serve)
-app.command()(check.check)
-app.command()(backup.backup)
-app.command()(backup.restore)
-app.command()(prices.prices)
-app.command()(install.install)
-app.command()(doctor.doctor)
-
-
-@app.command()
-def demo() -> None:
-    """Show the whole job end to end: a client, this server, a budget, and a sub-agent that stops at its end."""
-    from budget_server.demo.tour import main
-
-    raise typer.Exit(main())

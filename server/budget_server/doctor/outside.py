@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from budget_server.config.settings import Settings
 from budget_server.doctor.finding import Finding, ok, problem, warning
@@ -14,7 +14,9 @@ from budget_server.hosts.json_edit import read_object
 from budget_server.hosts.registry import HOSTS, Host, user_file
 from budget_tools.core.errors import BudgetError, ConfigurationError, InvalidArgumentError, IssuerUnavailableError
 from budget_tools.subagent_tools.config import ServersFile
-from budget_tools.subagent_tools.toolbox import Toolbox
+
+if TYPE_CHECKING:
+    from budget_tools.subagent_tools.toolbox import Toolbox
 
 REQUEST_SECONDS = 15.0
 """Longest wait for the Claude API."""
@@ -38,6 +40,8 @@ def tools(settings: Settings, *, starts_servers: bool) -> Iterator[Finding]:
 
 
 async def _servers(settings: Settings, names: list[str]) -> list[Finding]:
+    from budget_tools.subagent_tools.toolbox import Toolbox  # here: only --servers needs an MCP client
+
     depth = {"BUDGET_DEPTH": str(settings.budget_depth + 1)}
     toolbox = Toolbox.load(settings.budget_subagent_servers, child_environment=depth)
     try:
@@ -46,7 +50,7 @@ async def _servers(settings: Settings, names: list[str]) -> list[Finding]:
         await toolbox.aclose()
 
 
-async def _server(toolbox: Toolbox, name: str) -> Finding:
+async def _server(toolbox: "Toolbox", name: str) -> Finding:
     try:
         offered = await toolbox.open([f"{name}__*"])
     except BudgetError as exc:
