@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,18 @@ ALLOCATED = 100_000_000
 """The same in microcents."""
 
 Environment = dict[str, str]
+
+
+@contextlib.contextmanager
+def in_time(seconds: float) -> Iterator[None]:
+    """Hold the body to a time, in the campaigns alone: on a busy machine it would say nothing of the program.
+
+    ``ASSERT_TIMES`` in the environment asks for it (``make campaigns``).
+    """
+    started = time.monotonic()
+    yield
+    if os.environ.get("ASSERT_TIMES"):
+        assert time.monotonic() - started < seconds
 
 
 class GoneError(Exception):

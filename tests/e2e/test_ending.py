@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn
 from budget_server.transports.stdio import MAX_LINE_BYTES
-from hosting import Environment, ledger_balance
+from hosting import Environment, in_time, ledger_balance
 
 pytestmark = pytest.mark.anyio
 
@@ -95,17 +94,16 @@ ENDINGS = [
 
 
 @pytest.mark.parametrize(("end", "exit_code"), ENDINGS)
-def test_an_idle_server_ends_in_time(environment: Environment, end: Ending, exit_code: int) -> None:
+def test_an_idle_server_ends_by_itself(environment: Environment, end: Ending, exit_code: int) -> None:
     """MCP, stdio shutdown: a host kills what has not ended two seconds after it asked."""
     with raw_host(environment) as host:
         host.connect()
 
-        started = time.monotonic()
-        end(host)
-        code = host.process.wait(10)
+        with in_time(HOST_PATIENCE_SECONDS):
+            end(host)
+            code = host.process.wait(30)
 
     assert code == exit_code
-    assert time.monotonic() - started < HOST_PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize(("end", "exit_code"), ENDINGS)
@@ -123,14 +121,12 @@ async def test_a_turn_in_flight_is_charged_at_its_bound_before_the_process_ends(
                 (request,) = await endpoint.wait_for_requests(1)
                 balance_during = await anyio.to_thread.run_sync(ledger_balance, environment)
 
-                started = time.monotonic()
-                end(host)
-                code = await anyio.to_thread.run_sync(host.process.wait, 10)
-                seconds = time.monotonic() - started
+                with in_time(HOST_PATIENCE_SECONDS):
+                    end(host)
+                    code = await anyio.to_thread.run_sync(host.process.wait, 30)
 
     assert request.body["stream"] is True
     assert code == exit_code
-    assert seconds < HOST_PATIENCE_SECONDS
     assert balance_during["reserved"] > 0
     balance = ledger_balance(environment)
     assert (balance["reserved"], balance["spent"]) == (0, balance_during["reserved"])
@@ -158,7 +154,7 @@ def test_a_host_that_dies_takes_its_server_with_it(environment: Environment) -> 
         host.process.stdout.close()
         host.end_of_input()
 
-        host.process.wait(10)
+        host.process.wait(30)
 
     assert ledger_balance(environment)["allocated"] == 100_000_000
 
