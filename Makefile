@@ -4,13 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: docs picture demo test hosts crash check format lock bench openapi pricing prices-check conformance bundle audit sbom soak clean
+.PHONY: docs picture demo test campaigns hosts crash check format lock bench openapi pricing prices-check conformance bundle audit sbom soak clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/cycles-budget-mcp demo
 
+# As many workers as processors; PYTEST_ADDOPTS may say otherwise.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+# Minutes: random lives, kills, damaged files and odd input; and the tests that hold the program to times.
+campaigns: $(VENV)/.dev
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal tests/campaigns
+	ASSERT_TIMES=1 $(BIN)/python -m pytest tests/e2e/test_ending.py tests/e2e/test_network.py \
+		tests/server/authority/test_processes.py -k "ends or ended or end or stopped"
 
 # Claude Code itself, some 400 MB, with scripts in place of its model and of the sub-agent's.
 hosts: $(VENV)/.dev $(VENV)/hosts/.ready
@@ -20,7 +27,7 @@ hosts: $(VENV)/.dev $(VENV)/hosts/.ready
 crash: $(VENV)/.dev
 	CRASH_POINTS=10000 POWER_IMAGES=10000 CAMPAIGN_KILLS=200 SERVER_KILLS=600 $(BIN)/python -m pytest -s \
 		tests/campaigns/test_crash.py tests/campaigns/test_power_loss.py tests/campaigns/test_killed_anywhere.py \
-		tests/faults/test_killed_servers.py
+		tests/campaigns/test_killed_servers.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check

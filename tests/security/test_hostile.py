@@ -9,7 +9,7 @@ import pytest
 from budget_server.demo.scripted_claude import ToolCall, Turn
 from budget_server.mcp_server.subscriptions import MAX_SUBSCRIPTIONS, MAX_URI_CHARACTERS
 from budget_tools.subagent_tools.results import MAX_RESULT_CHARACTERS
-from fuzz.stdio_host import StdioHost, serving_stdio
+from campaigns.fuzz.stdio_host import StdioHost, serving_stdio
 from hosting import Environment
 from tools.delegation.harness import open_bench, tool_results
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from budget_server.mcp_server.server import TOOLS
-from fuzz.stdio_host import INTERNAL_ERROR, Generation, StdioHost
-from fuzz.values import ODD, SECRET, arguments
+from campaigns.fuzz.stdio_host import INTERNAL_ERROR, Generation, StdioHost
+from campaigns.fuzz.values import ODD, SECRET, arguments
 
 MODELS = ["claude-sonnet-5-5", "claude-sonnet-4-6", "claude-haiku-4-5", "claude-sonet-5-5"]
 EXAMPLES = 60

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from fuzz.stdio_host import INTERNAL_ERROR, Generation, StdioHost
-from fuzz.test_tools import check_sentence
-from fuzz.values import ODD
+from campaigns.fuzz.stdio_host import INTERNAL_ERROR, Generation, StdioHost
+from campaigns.fuzz.test_tools import check_sentence
+from campaigns.fuzz.values import ODD
 
 METHODS = [
     "tools/list", "tools/call", "resources/list", "resources/templates/list", "resources/read", "prompts/list",

@@ -16,8 +16,8 @@ from budget_tools.core.errors import BudgetError, ConfigurationError
 from budget_tools.core.money import MAX_AMOUNT
 from budget_tools.pricing.book import PriceBook
 from budget_tools.subagent_tools.toolbox import Toolbox
-from fuzz.test_tools import check_sentence
-from fuzz.values import SECRET, TEXTS
+from campaigns.fuzz.test_tools import check_sentence
+from campaigns.fuzz.values import SECRET, TEXTS
 from hosting import Environment, run_program
 
 NUMBERS_AS_TEXT = [

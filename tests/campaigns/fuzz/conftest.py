@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fuzz.stdio_host import Generation, StdioHost, serving_stdio
-from fuzz.values import SECRET
+from campaigns.fuzz.stdio_host import Generation, StdioHost, serving_stdio
+from campaigns.fuzz.values import SECRET
 from hosting import Environment, run_program
 
 BUDGET_USD = "1000000"

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from fuzz.stdio_host import INTERNAL_ERROR
-from fuzz.test_lines import LINES
+from campaigns.fuzz.stdio_host import INTERNAL_ERROR
+from campaigns.fuzz.test_lines import LINES
 from hosting import Environment
 from networking import Served, serving
 
