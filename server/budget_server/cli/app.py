@@ -5,7 +5,6 @@ those take most of a second to import.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -62,6 +61,8 @@ app = typer.Typer(
 
 def _show_version(value: bool) -> None:
     if value:
+        from importlib.metadata import version  # here: it brings the standard library's mail parser
+
         typer.echo(f"cycles-budget-mcp {version('cycles-budget-mcp')}")
         raise typer.Exit
 
