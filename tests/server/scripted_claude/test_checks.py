@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from anthropic.types import MessageParam
 
-from budget_server.demo.scripted_claude import ScriptedClaude, Turn
+from budget_server.demo.scripted_claude import COUNT_TOKENS_PATH, ScriptedClaude, Turn
 from server.scripted_claude.asking import (
     CALL,
     CLOSED,
@@ -42,6 +42,20 @@ pytestmark = pytest.mark.anyio
         ({"max_tokens": None}, "max_tokens"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": True}, "max_tokens"),
+        ({"max_tokens": 128_001}, "max_tokens: 128001 > 128000"),
+        ({"max_tokens": 64_001, "model": "claude-haiku-4-5-20251001"}, "max_tokens: 64001 > 64000"),
+        ({"max_output_tokens": 5}, "max_output_tokens: extra inputs are not permitted"),
+        ({"context_management": {}}, "context_management: extra inputs are not permitted"),
+        ({"stream": "yes"}, "stream: must be true or false"),
+        ({"service_tier": "priority"}, "service_tier: must be auto or standard_only"),
+        ({"speed": "slow"}, "speed: must be standard or fast"),
+        ({"stop_sequences": "END"}, "stop_sequences: must be a list"),
+        ({"stop_sequences": ["END", "\n"]}, "must contain non-whitespace"),
+        ({"thinking": "on"}, "thinking.type"),
+        ({"thinking": {"type": "enabled"}}, "budget_tokens: must be 1024 or more"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 1023}}, "budget_tokens: must be 1024 or more"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "must be less than max_tokens"),
+        ({"thinking": {"type": "adaptive", "budget_tokens": 1024}}, "budget_tokens: extra inputs"),
         ({"messages": []}, "at least one message"),
         ({"messages": "Hello"}, "at least one message"),
         ({"messages": [{"role": "assistant", "content": "Hi"}]}, "first message"),
@@ -52,6 +66,35 @@ pytestmark = pytest.mark.anyio
         (conversation(""), "must not be empty"),
         (conversation([]), "must not be empty"),
         (conversation([{"type": "text", "text": ""}]), "text blocks must not be empty"),
+        ({"messages": [{"role": "user", "content": "Hi", "name": "Ada"}]}, "messages.0.name: extra inputs"),
+        (conversation(" "), "must contain non-whitespace text"),
+        (conversation([{"type": "text", "text": "\n"}]), "must contain non-whitespace text"),
+        (conversation([{"type": "text", "text": None}]), "messages.0.content.0.text: must be text"),
+        (conversation([{"type": "audio"}]), "a block of type audio is not one that the user may send"),
+        (conversation([CALL]), "a block of type tool_use is not one that the user may send"),
+        (conversation("Hi", [RESULT], "Hi"), "a block of type tool_result is not one that the assistant may send"),
+        (conversation("Hi", [{"type": "image"}], "Hi"), "a block of type image is not one that the assistant may send"),
+        (conversation("Hi", [{"type": "document"}], "Hi"), "a block of type document is not one"),
+        (conversation("Hi", [{**CALL, "input": "{}"}], [RESULT]), "input: must be an object"),
+        (conversation("Hi", [{**CALL, "id": None}], [RESULT]), "needs an id and a name"),
+        (conversation("Hi", [CALL], [{**RESULT, "is_error": "no"}]), "is_error: must be true or false"),
+        (conversation("Hi", [CALL], [{**RESULT, "content": {"a": 1}}]), "content: must be text or a list of blocks"),
+        (
+            conversation("Hi", [CALL], [{**RESULT, "content": [{"type": "audio"}]}]),
+            "audio cannot stand in a tool_result",
+        ),
+        (conversation("Hi", [CALL], [{**RESULT, "content": [{**TEXT, "text": ""}]}]), "text blocks must not be empty"),
+        (
+            conversation("Hi", [CALL], [{**RESULT, "is_error": True, "content": [{"type": "image"}]}]),
+            "all content must be text if is_error is true",
+        ),
+        (conversation("Hi", [CALL], [RESULT, RESULT]), "must have a single tool_result"),
+        (conversation("Hi", [CALL, CALL], [RESULT]), "unique"),
+        (conversation("Hi", "Half an ans"), "goes on with no partial answer"),
+        (
+            {**conversation("Hi", "Half an "), "model": "claude-haiku-4-5"},
+            "a partial answer cannot end with whitespace",
+        ),
         (conversation("Hi", [CALL], "Never mind"), "tool_use without its tool_result here: toolu_1"),
         (conversation("Hi", [CALL]), "tool_use without its tool_result here: toolu_1"),
         (conversation([RESULT]), "tool_result without a tool_use just before: toolu_1"),
@@ -129,6 +172,15 @@ async def test_what_the_api_would_refuse_is_refused_and_uses_up_no_answer(
         {**conversation([MARKED, MARKED]), "system": [MARKED_1H], "cache_control": EPHEMERAL},
         {"tools": [{**WEATHER, "input_schema": {"type": "object", "properties": {"cache_control": {}}}}]},
         {"output_config": {"effort": "low"}},
+        {"max_tokens": 128_000},
+        {"thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens": 1025},
+        {"thinking": {"type": "adaptive"}, "stop_sequences": ["END"], "service_tier": "auto", "speed": "fast"},
+        {"metadata": {"user_id": "x"}, "inference_geo": "us", "system": "Be brief."},
+        {**conversation("Hi", "Half an ans"), "model": "claude-haiku-4-5"},
+        conversation("Hi", [{"type": "text", "text": " "}], "Go on"),
+        conversation("Hi", [CALL], [{**RESULT, "content": []}, TEXT]),
+        conversation("Hi", [CALL], [{**RESULT, "content": "", "is_error": True}]),
+        {"messages": [*HELLO, {"role": "system", "content": "Be brief."}, *HELLO]},
         asking_for({**CLOSED, "properties": {"minimum": {"type": ["string", "null"]}, "type": {"enum": ["object"]}}}),
     ],
 )
@@ -148,6 +200,38 @@ async def test_thinking_goes_back_to_its_own_model_only() -> None:
         with pytest.raises(anthropic.BadRequestError, match="signature"):
             await client.messages.create(model="claude-haiku-5-5", max_tokens=99, messages=messages)
         await client.messages.create(model=MODEL, max_tokens=99, messages=messages)
+
+
+async def test_a_message_cannot_end_with_thinking() -> None:
+    """Cut off there, it goes back without it."""
+    async with ScriptedClaude([Turn(thinking="So")]) as endpoint, sdk(endpoint) as client:
+        first = await client.messages.create(**REQUEST)
+        with pytest.raises(anthropic.BadRequestError, match="last block of an assistant message cannot be thinking"):
+            await client.messages.create(**{**REQUEST, "messages": [*HELLO, first.to_param(), *HELLO]})
+
+
+async def test_a_field_of_a_beta_is_taken_with_the_header_of_a_beta() -> None:
+    """As the SDK's beta client sends it."""
+    async with ScriptedClaude([Turn(text="Hi")]) as endpoint, sdk(endpoint) as client:
+        await client.beta.messages.create(**REQUEST, betas=["context-management-2025-06-27"], context_management={})
+        with pytest.raises(anthropic.BadRequestError, match="made_up: extra inputs"):
+            await client.beta.messages.create(**REQUEST, betas=["x"], extra_body={"made_up": 1})
+
+
+async def test_counting_tokens_takes_no_field_that_is_not_counted() -> None:
+    """The SDK would not send one."""
+    async with ScriptedClaude() as endpoint, sdk(endpoint) as client:
+        with pytest.raises(anthropic.BadRequestError, match="max_tokens: extra inputs"):
+            await client.post(COUNT_TOKENS_PATH, cast_to=object, body=REQUEST)
+
+
+async def test_a_request_of_more_than_32_megabytes_is_too_large() -> None:
+    """As "Errors" has it: 413, and before anything else about it."""
+    async with ScriptedClaude([Turn(text="Hi")]) as endpoint, sdk(endpoint) as client:
+        with pytest.raises(anthropic.APIStatusError) as caught:
+            await client.messages.create(**{**REQUEST, "system": "x" * (32 * 1024 * 1024)})
+
+    assert (caught.value.status_code, caught.value.type) == (413, "request_too_large")
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-api-key": ""}, {"authorization": "Bearer"}])
