@@ -84,3 +84,8 @@ async def send_raw_request(port: int) -> SocketStream:
     headers = [f"x-api-key: {KEY}", "anthropic-version: 2026-10-21", f"content-length: {len(body)}", "host: loopback"]
     await connection.send("\r\n".join(["POST /v1/messages HTTP/1.1", *headers, "", body]).encode())
     return connection
+
+
+def tool_result(call_id: str) -> MessageParam:
+    """Answer a tool call."""
+    return {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call_id, "content": "Sunny"}]}

@@ -1,4 +1,4 @@
-"""Every test here ends soon: several of them are about silence."""
+"""A limit of time for tests of the scripted Claude: several of them are about silence."""
 
 from collections.abc import AsyncIterator
 
@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 async def in_time() -> AsyncIterator[None]:
     """Fail instead of waiting for ever."""
     with anyio.fail_after(5):

@@ -20,9 +20,9 @@ from budget_server.demo.scripted_claude import (
     Usage,
     count_input_tokens,
 )
-from server.scripted_claude.asking import HELLO, MODEL, REQUEST, WEATHER, both_ways, choosing, create, sdk
+from server.scripted_claude.asking import HELLO, MODEL, REQUEST, WEATHER, both_ways, choosing, create, sdk, tool_result
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("in_time")]
 
 
 @both_ways
@@ -91,11 +91,6 @@ async def test_a_conversation_with_thinking_and_tools_goes_on_when_echoed() -> N
     assert final.content[1].text == "Done."
     echoed = seen[1]["messages"][1]["content"][0]
     assert (echoed["thinking"], echoed["signature"]) == (first.content[0].thinking, first.content[0].signature)
-
-
-def tool_result(call_id: str) -> MessageParam:
-    """Answer a tool call."""
-    return {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call_id, "content": "Sunny"}]}
 
 
 @both_ways

@@ -19,7 +19,7 @@ from server.scripted_claude.asking import (
     sdk,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("in_time")]
 
 
 LONG = "A long instruction that stays the same. " * 120

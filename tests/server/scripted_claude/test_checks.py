@@ -29,7 +29,7 @@ from server.scripted_claude.asking import (
     sdk,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("in_time")]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from budget_server.demo.scripted_claude import Turn
 from server.scripted_claude.asking import CALL, RESULT, conversation, create
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("in_time")]
 
 
 def png(width: int, height: int) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 from budget_server.demo.scripted_claude import MESSAGES_PATH, ScriptedClaude, Turn
 from server.scripted_claude.asking import REQUEST, WEATHER, create, sdk
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("in_time")]
 
 
 def defining(**changes: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from anthropic.types import MessageParam
 from budget_server.demo.scripted_claude import Answer, Script, ScriptedClaude, Turn
 from server.scripted_claude.asking import HELLO, KEY, MODEL, REQUEST, create, sdk, send_raw_request
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("in_time")]
 
 
 async def test_several_conversations_run_side_by_side_from_their_own_scripts() -> None:

@@ -11,7 +11,7 @@ import pytest
 from budget_server.demo.scripted_claude import Fault, ScriptedClaude, Turn, Usage
 from server.scripted_claude.asking import REQUEST, both_ways, create, sdk, send_raw_request
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("in_time")]
 
 
 async def snapshot_and_error(fault: Fault) -> tuple[Any, BaseException | None]:

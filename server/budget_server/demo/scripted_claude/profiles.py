@@ -184,10 +184,14 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             framing=Framing(tail=b"data: [DONE]\n\n"),
         ),
         "openrouter-like": Profile(
-            does="Sends comments between events and an event named data at the end, and reports a cost of its own.",
+            does="Sends comments between events, and an event named data at the end.",
             sources=("OpenRouter documentation, Streaming",),
-            transformations=(add_usage(DELTA, {"cost": 0.5}),),
             framing=Framing(comment="OPENROUTER PROCESSING", tail=b"event: data\ndata: [DONE]\n\n"),
+        ),
+        "openrouter-cost-like": Profile(
+            does="Reports a cost of its own beside the tokens.",
+            sources=("OpenRouter documentation, Usage accounting",),
+            transformations=(add_usage(DELTA, {"cost": 0.5}),),
         ),
         # -- streams of another form -----------------------------------------------------------------------------------
         "copilot-like": Profile(
