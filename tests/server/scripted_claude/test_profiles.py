@@ -353,7 +353,7 @@ async def test_errors_under_status_200_come_every_second_time() -> None:
 
     for seen in (in_json, page, streamed):
         assert (seen.response.status_code, seen.bills) == (200, [])
-    assert in_json.response.json()["error"]["type"] == "api_error"
+    assert in_json.response.json()["error"]["type"] == "permission_error"
     assert page.response.text.startswith("<html>")
     (event,) = streamed.events
     assert (event["type"], event["error"]["type"]) == ("error", "overloaded_error")

@@ -108,7 +108,7 @@ class Profile:
 
 PLAIN = Profile(does="Answers as the API does.", sources=("Messages API reference",))
 
-_UNDER_200 = Failure(status=200, error_type="api_error", message="The provider behind this gateway failed.")
+_UNDER_200 = Failure(status=200, error_type="permission_error", message="The gateway has no access to that model.")
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(
     {
