@@ -34,7 +34,7 @@ MARKED_1H = {**TEXT, "cache_control": {"type": "ephemeral", "ttl": "1h"}}
 def sdk(endpoint: ScriptedClaude, **options: Any) -> AsyncAnthropic:
     """Make a client of the endpoint that tries once."""
     # Nothing is encrypted on loopback, and to load the certificates of the world takes longer than most of these tests.
-    http_client = DefaultAsyncHttpxClient(verify=False)  # noqa: S501
+    http_client = DefaultAsyncHttpxClient(verify=False)
     return AsyncAnthropic(
         **{"api_key": KEY, "base_url": endpoint.base_url, "max_retries": 0, "http_client": http_client, **options}
     )

@@ -5,31 +5,35 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import jsonschema
 import pytest
 from anthropic.types import ToolParam
+from typer.testing import CliRunner, Result
 
 from budget_server.demo.scripted_claude import PROFILES, ScriptedClaude
+from budget_server.demo.scripted_claude.__main__ import DEFAULT_PORT, SCRIPTED_KEY, app
 from budget_server.demo.scripted_claude.scripts import SCRIPTS, ScriptName, sample_input
 from server.scripted_claude.asking import HELLO, KEY, REQUEST, WEATHER, choosing, sdk, tool_result
 
+ROOT = Path(__file__).parents[3]
 SECONDS = 60
 COMMAND = [sys.executable, "-m", "budget_server.demo.scripted_claude"]
 
 
-def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(*arguments: str) -> Result:
     """Run the command to its end."""
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=SECONDS, check=False)
+    return CliRunner().invoke(app, arguments)
 
 
 def test_its_profiles_can_be_listed() -> None:
     """One a line, with what it does and where that was reported."""
     done = run("--list-profiles")
 
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.exit_code, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == list(PROFILES)
     assert all(profile.does in line for line, profile in zip(lines, PROFILES.values(), strict=True))
@@ -40,7 +44,7 @@ def test_a_profile_that_does_not_exist_is_one_sentence() -> None:
     """With the one that was meant, and where to look."""
     done = run("--profile", "litelm-like")
 
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.exit_code, done.stdout) == (2, "")
     (sentence,) = done.stderr.splitlines()
     assert "no profile litelm-like" in sentence
     assert "Did you mean litellm-like?" in sentence
@@ -161,3 +165,31 @@ def test_a_tool_is_called_with_what_it_requires(schema: dict[str, Any]) -> None:
     assert json.loads(json.dumps(made)) == made
     if "self" not in schema.get("required", ()):
         jsonschema.validate(made, schema)
+
+
+# -- its page ---------------------------------------------------------------------------------------------------------
+
+
+def test_its_page_has_every_profile_as_it_is() -> None:
+    """docs/scripted-claude.md, "How do I try a gateway?"."""
+    page = (ROOT / "docs" / "scripted-claude.md").read_text(encoding="utf-8")
+
+    rows = re.findall(r"^\| `([\w-]+-[\w-]+)` \| (.+) \| (.+) \|$", page.partition("| profile |")[2], re.MULTILINE)
+    assert rows == [(name, each.does, ", ".join(each.sources)) for name, each in PROFILES.items()]
+    for name in ScriptName:
+        assert f"| `{name}`" in page
+
+
+def test_its_page_starts_it_as_it_can_be_started() -> None:
+    """Each command of the page is one that the command takes, and prints what the page says."""
+    page = (ROOT / "docs" / "scripted-claude.md").read_text(encoding="utf-8")
+
+    blocks = re.findall(r"```sh\n(.*?)\n```", page, re.DOTALL)
+    starts = [block for block in blocks if block.startswith("python -m ")]
+    (exported,) = (block for block in blocks if block not in starts)
+    assert exported == f"export ANTHROPIC_BASE_URL=http://127.0.0.1:{DEFAULT_PORT} ANTHROPIC_API_KEY={SCRIPTED_KEY}"
+    assert len(starts) == 3
+    for start in starts:
+        assert start.startswith("python -m budget_server.demo.scripted_claude")
+        done = run(*start.split()[3:], "--help")
+        assert done.exit_code == 0, done.stderr

@@ -25,6 +25,9 @@ SCRIPTED_KEY = "scripted-needs-no-key"
 """Key for clients, which insist on one; the endpoint takes any."""
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
 def _list_profiles(wanted: bool) -> None:
     """Print the profiles, one a line with what it does and where that was reported."""
     if wanted:
@@ -34,6 +37,7 @@ def _list_profiles(wanted: bool) -> None:
         raise typer.Exit
 
 
+@app.command()
 def main(
     script: Annotated[
         ScriptName,
@@ -85,6 +89,4 @@ async def _serve(script: Script, port: int, profile: str) -> None:
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
     app(prog_name="scripted_claude")
