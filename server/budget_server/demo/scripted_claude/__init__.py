@@ -11,13 +11,23 @@ that says so.
 The modules, each of which knows only those above it:
 
 - ``script``: what an answer can be, and what can go wrong with it;
-- ``wire``: answers as the API writes them, in JSON and in events;
+- ``wire``: paths, errors, counts and JSON, as the API has them;
+- ``message``: an answer as the API would give it, as the events of its stream;
+- ``sse``: how events are written;
+- ``transformations``: what gateways do to the events of an answer;
+- ``profiles``: gateways by name;
 - ``caching``: what the API would have read from its prompt cache;
 - ``checks``: what the API would refuse about a request;
-- ``endpoint``: the socket, and how each exchange goes.
+- ``billing``: what was billed, whatever the client was told;
+- ``exchange``: one request and its answer on the way;
+- ``endpoint``: the socket, and which answer goes to whom;
+- ``scripts``: scripts to start it with.
 """
 
-from budget_server.demo.scripted_claude.endpoint import ReceivedRequest, ScriptedClaude
+from budget_server.demo.scripted_claude.billing import Bill
+from budget_server.demo.scripted_claude.endpoint import ScriptedClaude
+from budget_server.demo.scripted_claude.exchange import ReceivedRequest
+from budget_server.demo.scripted_claude.profiles import PROFILES, Profile
 from budget_server.demo.scripted_claude.script import Answer, Failure, Fault, Script, ToolCall, Turn, Usage
 from budget_server.demo.scripted_claude.wire import (
     COUNT_TOKENS_PATH,
@@ -32,9 +42,12 @@ __all__ = [
     "INPUT_BYTES_PER_TOKEN",
     "MESSAGES_PATH",
     "OUTPUT_BYTES_PER_TOKEN",
+    "PROFILES",
     "Answer",
+    "Bill",
     "Failure",
     "Fault",
+    "Profile",
     "ReceivedRequest",
     "Script",
     "ScriptedClaude",

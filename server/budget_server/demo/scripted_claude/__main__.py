@@ -2,94 +2,91 @@
 
 ::
 
-    python -m budget_server.demo.scripted_claude --port 8484
+    python -m budget_server.demo.scripted_claude --port 8484 --profile litellm-like
 
-It says where it listens and serves until interrupted. Its scripts remember nothing: what they answer depends on the
-conversation that a request carries, so that any number of programs can be run against them, any number of times.
+It says where it listens and serves until interrupted.
 """
 
+import difflib
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio
 import typer
 
-from budget_server.demo.scripted_claude import Script, ScriptedClaude, ToolCall, Turn
+from budget_server.demo.scripted_claude.endpoint import ScriptedClaude
+from budget_server.demo.scripted_claude.profiles import PROFILES
+from budget_server.demo.scripted_claude.script import Script
+from budget_server.demo.scripted_claude.scripts import SCRIPTS, ScriptName
 
 DEFAULT_PORT = 8484
 SCRIPTED_KEY = "scripted-needs-no-key"
-"""The client insists on a key; the endpoint takes any."""
+"""Key for clients, which insist on one; the endpoint takes any."""
 
 
-class ScriptName(StrEnum):
-    """What it can play."""
-
-    ANSWER = "answer"
-    TOOLS = "tools"
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def answer(_request: Mapping[str, Any], _number: int) -> Turn:
-    """Answer whatever is asked."""
-    return Turn(text="(Scripted, not a model.) Because what is counted afterwards is spent already.")
+def _list_profiles(wanted: bool) -> None:
+    """Print the profiles, one a line with what it does and where that was reported."""
+    if wanted:
+        width = max(map(len, PROFILES))
+        for name, profile in PROFILES.items():
+            sys.stdout.write(f"{name:{width}}  {profile.does} ({', '.join(profile.sources)})\n")
+        raise typer.Exit
 
 
-_PRICE_OF_CHAIN = ToolCall("part_price", {"part": "chain-11"})
-_PRICE_OF_TUBE = ToolCall("part_price", {"part": "tube-700"})
-_SHOPPING: Sequence[Turn] = (
-    Turn(text="(Scripted, not a model.) I look both prices up.", tool_calls=(_PRICE_OF_CHAIN, _PRICE_OF_TUBE)),
-    Turn(
-        text="Three of one and two of the other.",
-        tool_calls=(
-            ToolCall("calculate", {"operation": "multiply", "a": 3, "b": 2890}),
-            ToolCall("calculate", {"operation": "multiply", "a": 2, "b": 590}),
-        ),
-    ),
-    Turn(text="Together:", tool_calls=(ToolCall("calculate", {"operation": "add", "a": 8670, "b": 1180}),)),
-    Turn(text="(Scripted, not a model.) Three chains and two inner tubes cost $98.50 together."),
-)
-
-
-def tools(request: Mapping[str, Any], number: int) -> Turn:
-    """Play the shopping of ``examples/tool_loop.py``; answer a request that does not offer its tools."""
-    if not {"part_price", "calculate"} <= {tool.get("name") for tool in request.get("tools", ())}:
-        return answer(request, number)
-    taken: int = sum(message["role"] == "assistant" for message in request["messages"])
-    return _SHOPPING[min(taken, len(_SHOPPING) - 1)]
-
-
-SCRIPTS: Mapping[ScriptName, Script] = {ScriptName.ANSWER: answer, ScriptName.TOOLS: tools}
-
-
+@app.command()
 def main(
     script: Annotated[
-        ScriptName, typer.Argument(help="answer: always the same sentence; tools: for examples/tool_loop.py as well.")
+        ScriptName,
+        typer.Argument(
+            help="answer: always the same sentence. first-tool: calls the first tool that is offered, once, with "
+            "made-up arguments, and answers with what it returned. tools: plays examples/tool_loop.py, and is "
+            "first-tool for everybody else."
+        ),
     ] = ScriptName.TOOLS,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65_535)] = DEFAULT_PORT,
+    profile: Annotated[
+        str, typer.Option(metavar="NAME", help="Answer as this gateway would; without one, as the API does.")
+    ] = "",
+    _list: Annotated[
+        bool,
+        typer.Option(
+            "--list-profiles", callback=_list_profiles, is_eager=True, help="Say what can be played, and exit."
+        ),
+    ] = False,
 ) -> None:
-    """Serve a scripted stand-in for the Claude API on loopback, until interrupted."""
+    """Serve a scripted stand-in for the Claude API on loopback, until interrupted.
+
+    It takes any key and refuses what the real API refuses. Point a program at it with ANTHROPIC_BASE_URL, as it says
+    when it starts: this server, Claude Code, or anything else that speaks the Messages API.
+    """
+    if profile and profile not in PROFILES:
+        near = difflib.get_close_matches(profile, PROFILES, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        sys.stderr.write(f"scripted_claude: there is no profile {profile}.{hint} --list-profiles names them all.\n")
+        raise typer.Exit(2)
     try:
-        anyio.run(_serve, SCRIPTS[script], port)
+        anyio.run(_serve, SCRIPTS[script], port, profile)
     except OSError as exc:
         sys.stderr.write(f"scripted_claude: cannot listen on port {port} ({exc.strerror}): choose another --port.\n")
         raise typer.Exit(2) from None
 
 
-async def _serve(script: Script, port: int) -> None:
+async def _serve(script: Script, port: int, profile: str) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with ScriptedClaude(script, port=port) as endpoint:
-            sys.stderr.write(
-                f"A scripted Claude on {endpoint.base_url}: no model answers, and nothing is billed. To use it:\n"
-                f"export ANTHROPIC_BASE_URL={endpoint.base_url} ANTHROPIC_API_KEY={SCRIPTED_KEY}\n"
-            )
+        async with ScriptedClaude(script, port=port, profile=profile or None) as endpoint:
+            said = f"A scripted Claude on {endpoint.base_url}: no model answers, and nothing is billed."
+            if profile:
+                said += f" It plays {profile}: {PROFILES[profile].does}"
+            variables = f"ANTHROPIC_BASE_URL={endpoint.base_url} ANTHROPIC_API_KEY={SCRIPTED_KEY}"
+            sys.stderr.write(f"{said} To use it:\nexport {variables}\n")
             sys.stderr.flush()
             async for _ in signals:
                 return
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
     app(prog_name="scripted_claude")

@@ -82,6 +82,7 @@ class Turn:
             ``max_tokens`` is cut and the stop reason becomes ``max_tokens``, whatever stands here.
         ignores_tool_choice: it asks for its tools even where the request's ``tool_choice`` is ``none``, which the API
             never does; otherwise such a request is answered without them.
+        refusal_category: the category of a refusal, in its ``stop_details``; the API bills some of them.
         usage: what the answer costs; by default worked out from the request and the content.
         fault: what goes wrong with it.
         hold: the answer waits for this event, so that a test decides when it goes on.
@@ -93,6 +94,7 @@ class Turn:
     thinking: str = ""
     stop_reason: str | None = None
     ignores_tool_choice: bool = False
+    refusal_category: str | None = None
     usage: Usage = Usage()
     fault: Fault | None = None
     hold: anyio.Event | None = None
