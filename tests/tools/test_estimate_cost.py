@@ -105,7 +105,7 @@ async def test_advice_never_stands_in_the_way_of_an_estimate(process: Open) -> N
 
 def test_no_model_is_advised_that_is_no_longer_offered() -> None:
     """anthropic, types/model.py: an id may leave the list without a date."""
-    in_service = PriceBook.load().in_service(at=datetime(2026, 11, 24, tzinfo=UTC))
+    in_service = PriceBook.load().in_service(at=datetime(2026, 12, 1, tzinfo=UTC))
     listed = {name for part in get_args(Model) for name in get_args(part)}
 
     assert {OPUS, SONNET, HAIKU} <= set(in_service)

@@ -511,7 +511,7 @@ def test_prices_follow_the_clock_when_no_time_is_given() -> None:
 
 
 def test_every_model_that_the_sdk_lists_has_a_price_and_its_retirement_date() -> None:
-    """The SDK's own lists of models and of those on their way out (anthropic 2.12)."""
+    """The SDK's own lists of models and of those on their way out (anthropic 2.15)."""
     literals, _ = get_args(Model)
     ordinals = str.maketrans("", "", "stndrh")
 

@@ -127,8 +127,9 @@ class Listing:
         return self.entry or self.model
 
 
-# The ids that Anthropic's SDK lists (anthropic 2.12, types/model.py), then older ones whose prices are still known. The
-# choice of geography came with Opus 4.6 and Sonnet 4.6; retirement dates are the SDK's (DEPRECATED_MODELS).
+# The ids that Anthropic's SDK lists (anthropic 2.15, types/model.py), then older ones whose prices are still known. The
+# choice of geography came with Opus 4.6 and Sonnet 4.6. Retirement dates are the SDK's (DEPRECATED_MODELS), which
+# drops them with the model: those of models that are gone are what it last said.
 LISTINGS = (
     Listing(model="claude-fable-5-2", us=True),
     Listing(model="claude-fable-5-1", us=True),
@@ -142,16 +143,16 @@ LISTINGS = (
     Listing(model="claude-opus-4-8", us=True),
     Listing(model="claude-opus-4-7", us=True),
     Listing(model="claude-opus-4-6", us=True),
-    Listing(model="claude-opus-4-5"),
-    Listing(model="claude-opus-4-5-20251101", entry="claude-opus-4-5"),
+    Listing(model="claude-opus-4-5", retires_on=date(2027, 1, 22)),
+    Listing(model="claude-opus-4-5-20251101", entry="claude-opus-4-5", retires_on=date(2027, 1, 22)),
     Listing(model="claude-sonnet-5-5", us=True),
     Listing(model="claude-sonnet-5", us=True),
     Listing(model="claude-sonnet-4-6", us=True),
-    Listing(model="claude-sonnet-4-5", retires_on=date(2026, 11, 30)),
-    Listing(model="claude-sonnet-4-5-20250929", entry="claude-sonnet-4-5", retires_on=date(2026, 11, 30)),
     Listing(model="claude-haiku-5-5", us=True),
     Listing(model="claude-haiku-4-5"),
     Listing(model="claude-haiku-4-5-20251001", entry="claude-haiku-4-5"),
+    Listing(model="claude-sonnet-4-5", retires_on=date(2026, 11, 30)),
+    Listing(model="claude-sonnet-4-5-20250929", entry="claude-sonnet-4-5", retires_on=date(2026, 11, 30)),
     Listing(model="claude-opus-4-1", is_offered=False),
     Listing(model="claude-opus-4-1-20250805", entry="claude-opus-4-1", is_offered=False),
     Listing(model="claude-opus-4-0", retires_on=date(2026, 6, 15)),
