@@ -62,7 +62,7 @@ class Upstream:
 
 
 def installed_upstream() -> Upstream:
-    """Read what is installed: genai-prices, and the SDK's lists (anthropic 2.15, types/model.py and messages.py)."""
+    """Read what is installed: genai-prices, and the SDK's lists (anthropic 2.15, types/model.py and _data)."""
     sdk_models: frozenset[str] | None = None
     retirements: Mapping[str, str] | None = None
     try:  # here: the SDK takes most of a second to import
@@ -72,7 +72,7 @@ def installed_upstream() -> Upstream:
     except ImportError:
         pass
     try:
-        from anthropic.resources.messages.messages import DEPRECATED_MODELS
+        from anthropic._data import DEPRECATED_MODELS
 
         retirements = DEPRECATED_MODELS
     except ImportError:
