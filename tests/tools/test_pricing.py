@@ -326,13 +326,12 @@ def requests(draw: st.DrawFn) -> tuple[str, int, int, RequestOptions]:
     """A model, bounds of its input and output, and options that this model has."""
     model = draw(st.sampled_from(book().models))
     prices = book().price(model)
-    speed = draw(st.sampled_from(["standard", "fast"] if prices.periods[0].fast else ["standard"]))
     options = RequestOptions(
         cache=draw(st.sampled_from(["none", "5m", "1h"])),
         inference_geo=draw(st.sampled_from(["global", "", "us"] if prices.us_multiplier else ["global", ""])),
-        speed=speed,
-        batch=speed == "standard" and draw(st.booleans()),
+        speed=draw(st.sampled_from(["standard", "fast"] if prices.periods[0].fast else ["standard"])),
     )
+    options = replace(options, batch=options.speed == "standard" and draw(st.booleans()))
     around = [st.integers(limit - 3, limit + 3) for limit in (HAIKU_CLIFF, 200_000)]
     input_tokens = draw(st.one_of(st.integers(0, 5), st.integers(0, 10**6), *around))
     return model, input_tokens, draw(COUNTS), options
