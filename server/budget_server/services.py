@@ -44,7 +44,8 @@ class Services:
     """Everything a tool may ask of this process (the tools' ``Toolkit``).
 
     Raises:
-        ConfigurationError: the ledger or the tools file cannot be used; said at start, not at the first call.
+        ConfigurationError: the ledger, the tools file or the price file cannot be used; said at start, not at the first
+            call.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -58,6 +59,8 @@ class Services:
         self._store = None if settings.is_remote else open_ledger(settings)
         if settings.budget_subagent_servers is not None:
             _ = self.toolbox  # read now: a person looks at the log of the start
+        if settings.budget_prices is not None:
+            _ = self.prices  # likewise; without a table of the user's, a start need not wait for the price data
 
     @cached_property
     def cycles(self) -> "AsyncCyclesClient":
@@ -162,7 +165,10 @@ class Services:
         """The prices in force."""
         from budget_tools.pricing.book import PriceBook
 
-        return PriceBook.load(self._settings.budget_prices)
+        book = PriceBook.load(self._settings.budget_prices, base_url=self._settings.anthropic_base_url)
+        for doubt in book.doubts:
+            logger.warning("%s", doubt)
+        return book
 
     @cached_property
     def claude(self) -> "Claude":

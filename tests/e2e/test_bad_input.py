@@ -50,6 +50,12 @@ RESERVE = [
     ({"usd": 0.1, "action_kind": " "}, "action"),
     ({"usd": 0.1, "idempotency_key": "k" * 257}, "idempotency_key"),
     ({"amount": 5, "unit": "TOKENS"}, "UNIT_MISMATCH"),
+    ({"usd": 1, "options": {"cache": "1h"}}, "options go with model"),
+    ({"model": "claude-sonnet-5-5", "input_tokens": 1, "max_output_tokens": 1, "options": {"batch": "yes"}}, "batch"),
+    (
+        {"model": "claude-opus-5-5", "input_tokens": 1, "max_output_tokens": 1, "options": {"mcp_servers": [{}]}},
+        "say with usd how much to hold",
+    ),
 ]
 
 COMMIT = [
@@ -82,6 +88,21 @@ ESTIMATE = [
     ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages.0.content must be text or a list"),
     ({"messages": [{"role": "user", "content": {"type": "text"}}]}, "messages.0.content must be text or a list"),
     ({"prompt": "a", "model": "claude-sonet-5-5"}, 'nearest listed id is "claude-sonnet-5-5"'),
+    ({"prompt": "a", "model": "sonnet"}, 'an alias, whose model changes; the nearest listed id is "claude-sonnet-5-5"'),
+    ({"prompt": "a", "options": {"cache": "2h"}}, "cache must be one of"),
+    ({"prompt": "a", "options": {"ttl": "1h"}}, "options.ttl is not known"),
+    ({"prompt": "a", "options": {"service_tier": "cheap"}}, "options.service_tier must be one of"),
+    ({"prompt": "a", "options": {"speed": "fast"}}, "no price is known for fast mode"),
+    (
+        {"prompt": "a", "options": {"cache_control": {"type": "ephemeral", "ttl": "1d"}}},
+        "options.cache_control must be",
+    ),
+    ({"prompt": "a", "options": "fast"}, "options"),
+    ({"prompt": "a", "system": [{"text": "x"}]}, "system must be text or a list of blocks, each with a type"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"ttl": "5m"}}]}]},
+        "messages.0.content.0.cache_control must be",
+    ),
     ({"input_tokens": -5}, "input_tokens"),
     ({"prompt": "a", "max_output_tokens": 0}, "max_output_tokens"),
     ({"prompt": "a", "turns": 0}, "turns"),

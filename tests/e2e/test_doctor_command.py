@@ -273,11 +273,20 @@ def test_a_default_model_that_cannot_serve_is_named(
 
 
 def test_a_price_table_that_cannot_be_read_is_a_problem(environment: Environment, tmp_path: Path) -> None:
-    """BUDGET_PRICES is read at the first estimate, which is late to hear of it."""
+    """What a start would refuse."""
     (tmp_path / "prices.toml").write_text("[models", encoding="utf-8")
     environment["BUDGET_PRICES"] = str(tmp_path / "prices.toml")
 
     assert doctor(environment).says("problem", "prices.toml")
+
+
+def test_a_price_in_another_unit_is_a_warning(environment: Environment, tmp_path: Path) -> None:
+    """A price per token charges a millionth: delegations would go on and on."""
+    table = '[models.claude-sonnet-5-5]\ninput = "0.000002"\noutput = "0.00001"'
+    (tmp_path / "prices.toml").write_text(table, encoding="utf-8")
+    environment["BUDGET_PRICES"] = str(tmp_path / "prices.toml")
+
+    assert doctor(environment).says("warning", "claude-sonnet-5-5", "per million tokens")
 
 
 def test_a_tools_file_that_cannot_be_read_is_a_problem(environment: Environment, workshop: Path) -> None:

@@ -102,6 +102,24 @@ def test_the_users_own_table_is_in_force(environment: Environment, tmp_path: Pat
     assert "| `m\\|[red]1` |  | 0.000001 | 150 | 0.000002 | 0.000002 | 0.000001 | unknown |" in markdown.stdout
 
 
+def test_prices_in_another_unit_are_doubted_beside_the_table(environment: Environment, tmp_path: Path) -> None:
+    """They are in force and shown as they are; the doubt goes to standard error, for a table is read by programs."""
+    table = tmp_path / "prices.toml"
+    table.write_text('[models.claude-sonnet-5-5]\ninput = "0.002"\noutput = "0.01"\n', encoding="utf-8")
+    environment["BUDGET_PRICES"] = str(table)
+
+    for arguments in ([], ["--markdown"]):
+        shown = run_program(environment, "prices", *arguments, "claude-sonnet-5-5")
+
+        (doubt,) = shown.stderr.splitlines()
+        assert shown.returncode == 0
+        assert doubt.startswith(
+            'The prices of "claude-sonnet-5-5" in the file that BUDGET_PRICES names look like another'
+        )
+        assert "input = $0.002, where $2.00 is known for that model" in doubt
+        assert "another unit" not in shown.stdout
+
+
 def test_an_unknown_model_is_one_sentence_with_the_nearest_id(environment: Environment) -> None:
     """A typo should cost a sentence, not a price guessed by family."""
     line = complaint_of(environment, "prices", "claude-opus-5-5-turbo", "claude-opus-5-5")

@@ -46,6 +46,26 @@ def test_a_changed_first_budget_changes_nothing_and_says_so(environment: Environ
     assert ledger_balance(environment)["allocated"] == 100_000_000
 
 
+def test_a_price_in_another_unit_is_said_at_start_and_stays_in_force(environment: Environment, tmp_path: Path) -> None:
+    """A person looks at the log of the start; the first call would be too late."""
+    table = tmp_path / "prices.toml"
+    table.write_text('[models.claude-sonnet-5-5]\ninput = "0.000002"\noutput = "0.00001"', encoding="utf-8")
+    environment["BUDGET_PRICES"] = str(table)
+
+    ended = run_program(environment)
+
+    assert ended.returncode == 0
+    assert 'The prices of "claude-sonnet-5-5"' in ended.stderr
+    assert "per million tokens" in ended.stderr
+
+
+def test_a_price_file_that_is_not_there_ends_the_start(environment: Environment, tmp_path: Path) -> None:
+    """Other prices than the user believes would be in force."""
+    environment["BUDGET_PRICES"] = str(tmp_path / "missing.toml")
+
+    assert "missing.toml" in complaint_of(environment)
+
+
 def test_a_data_directory_that_cannot_be_made_is_named(environment: Environment, tmp_path: Path) -> None:
     """An unwritable place is said at start, not at the first reserve."""
     (tmp_path / "file").write_text("not a directory")

@@ -19,7 +19,8 @@ from budget_server.authority.store import LedgerStore
 from budget_server.config.paths import LEDGER_FILE
 from budget_server.demo.scripted_claude import Answer, Failure, ScriptedClaude, ToolCall, Turn, Usage
 from budget_tools.core.money import format_usd
-from budget_tools.pricing.book import PriceBook, RequestOptions
+from budget_tools.pricing.book import PriceBook
+from budget_tools.pricing.request_options import RequestOptions
 from budget_tools.pricing.tokens import most_input_tokens
 from budget_tools.pricing.usage import TokenUsage
 

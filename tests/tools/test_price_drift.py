@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import time, timedelta
+from datetime import date, time, timedelta
 from decimal import Decimal
 from functools import cache
 from typing import Any
@@ -21,7 +21,7 @@ from genai_prices.types import (
     TimeOfDateConstraint,
 )
 
-from budget_tools.pricing.price_data import OVERLAY_DATE
+from budget_tools.pricing.price_data import LISTINGS, OVERLAY_DATE
 from budget_tools.pricing.price_drift import Upstream, find_drift, installed_upstream
 
 MYTHOS = ModelPrice(
@@ -146,6 +146,7 @@ def test_a_model_that_the_sdk_lists_and_we_do_not_is_named() -> None:
     ("changes", "says"),
     [
         ({"claude-opus-5": "March 1st, 2027"}, ["claude-opus-5 retires on 2027-03-01", "no announced date here"]),
+        ({"claude-opus-4-5": "March 1st, 2027"}, ["claude-opus-4-5 retires on 2027-03-01", "2027-01-22 here"]),
         ({"claude-sonnet-4-5": "December 22nd, 2026"}, ["claude-sonnet-4-5 retires on 2026-12-22", "2026-11-30 here"]),
         ({"claude-opus-5": "soon"}, ['claude-opus-5 retires on "soon"', "cannot be read"]),
         ({"claude-opus-5": "March 41st, 2027"}, ["cannot be read"]),
@@ -163,6 +164,55 @@ def test_a_retirement_that_we_lack_or_that_differs_is_named(changes: Mapping[str
 
     assert len(found) == bool(says)
     assert all(part in found[0] for part in says)
+
+
+def without(model: str) -> Upstream:
+    """The state of a later SDK, which has dropped a model from both of its lists."""
+    models, retirements = installed().sdk_models, installed().retirements
+    assert models is not None
+    assert retirements is not None
+    kept = {name: text for name, text in retirements.items() if name != model}
+    return replace(installed(), sdk_models=models - {model}, retirements=kept)
+
+
+@pytest.mark.parametrize(
+    ("model", "today", "is_drift"),
+    [
+        ("claude-mythos-preview", date(2026, 12, 1), False),
+        ("claude-opus-4-5", date(2027, 1, 22), False),
+        ("claude-opus-4-5", date(2027, 1, 21), True),
+        ("claude-opus-4-6", date(2026, 12, 1), True),
+    ],
+)
+def test_a_model_that_the_sdk_dropped_is_drift_only_while_it_is_in_service_here(
+    model: str, today: date, is_drift: bool
+) -> None:
+    """SDK 2.15, types/model.py: a model leaves the lists when it retires."""
+    found = find_drift(without(model), today=today, max_overlay_days=10**6)
+
+    left = [sentence.split(" has left")[0] for sentence in found if "has left" in sentence]
+    assert left == ([model] if is_drift else [])
+
+
+def test_no_sentence_asks_to_bring_back_a_model_that_is_gone() -> None:
+    """The installed SDK has forgotten those whose dates have passed."""
+    assert installed().retirements is not None
+    gone = [each.model for each in LISTINGS if each.retires_on is not None and each.retires_on <= date(2026, 12, 1)]
+
+    found = find_drift(installed(), today=date(2026, 12, 1), max_overlay_days=10**6)
+
+    assert len(gone) > len(installed().retirements or {})
+    assert found == ()
+
+
+def test_a_model_that_the_sdk_lists_and_that_is_not_offered_here_is_named() -> None:
+    """Work could be planned with it."""
+    models = installed().sdk_models
+    assert models is not None
+
+    (sentence,) = news(replace(installed(), sdk_models=models | {"claude-opus-4-1"}))
+
+    assert sentence == "claude-opus-4-1 is listed by the Anthropic SDK and not offered here: correct its Listing."
 
 
 def test_lists_that_the_sdk_no_longer_keeps_are_missed() -> None:

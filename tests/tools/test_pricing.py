@@ -1,6 +1,7 @@
 """The price book: exact costs, bounds that hold, and refusals instead of guesses."""
 
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any, get_args
 
 import genai_prices
 import pytest
-from anthropic.resources.messages.messages import DEPRECATED_MODELS
+from anthropic._data import DEPRECATED_MODELS
 from anthropic.types import Model
 from genai_prices.data import providers
 from genai_prices.types import (
@@ -32,8 +33,9 @@ from hypothesis import strategies as st
 from budget_tools.core.errors import ConfigurationError, InvalidArgumentError, UnknownModelError, UsageError
 from budget_tools.core.money import MAX_AMOUNT, MICROCENTS_PER_USD
 from budget_tools.pricing import price_data
-from budget_tools.pricing.book import Charge, PriceBook, RequestOptions
+from budget_tools.pricing.book import Charge, PriceBook
 from budget_tools.pricing.price_data import OVERLAY_SOURCE, ModelPrices
+from budget_tools.pricing.request_options import RequestOptions
 from budget_tools.pricing.usage import MAX_COUNT, TokenUsage
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -180,12 +182,42 @@ def test_current_models_cost_what_the_price_page_says(model: str, usd: tuple[str
     assert charged == [Fraction(price) * MICROCENTS_PER_USD for price in usd]
 
 
-@pytest.mark.parametrize(("prompt", "microcents"), [(HAIKU_CLIFF, 10 * HAIKU_CLIFF + 50), (HAIKU_CLIFF + 1, 5_000_300)])
+@pytest.mark.parametrize(
+    ("prompt", "microcents"),
+    [
+        (HAIKU_CLIFF - 1, 10 * (HAIKU_CLIFF - 1) + 50),
+        (HAIKU_CLIFF, 10 * HAIKU_CLIFF + 50),
+        (HAIKU_CLIFF + 1, 50 * (HAIKU_CLIFF + 1) + 250),
+    ],
+    ids=["below", "at", "above"],
+)
 def test_a_prompt_past_the_limit_changes_the_price_of_the_whole_request(prompt: int, microcents: int) -> None:
     """Haiku 5.5 costs five times as much, output included, above 100,000 tokens of prompt (Anthropic, "Pricing")."""
     charge = book().cost("claude-haiku-5-5", TokenUsage(input_tokens=prompt, output_tokens=1), at=NOW)
+    bound = book().worst_case(
+        "claude-haiku-5-5",
+        input_tokens=prompt,
+        max_output_tokens=1,
+        at=NOW,
+        options=RequestOptions(inference_geo="global"),
+    )
 
-    assert charge.amount_microcents == microcents
+    assert charge.amount_microcents == bound == microcents
+
+
+@pytest.mark.parametrize(("prompt", "factor"), [(199_999, 1), (200_000, 1), (200_001, 2)], ids=["below", "at", "above"])
+def test_a_former_limit_holds_for_prompts_longer_than_it(prompt: int, factor: int) -> None:
+    """Opus 4.6 until 2026-03-12, every class of token; genai-prices reads "start" as more than."""
+    at = LONG_CONTEXT_ENDED - timedelta(days=1)
+    usages = [
+        TokenUsage(input_tokens=prompt, output_tokens=0),
+        TokenUsage(input_tokens=0, output_tokens=0, cache_read_input_tokens=prompt),
+        TokenUsage(input_tokens=0, output_tokens=0, cache_creation_1h_input_tokens=prompt),
+    ]
+
+    charged = [book().cost("claude-opus-4-6", usage, at=at).amount_microcents for usage in usages]
+
+    assert charged == [prompt * price * factor for price in (500, 50, 1_000)]
 
 
 def test_cached_tokens_count_towards_the_limit() -> None:
@@ -299,6 +331,7 @@ def requests(draw: st.DrawFn) -> tuple[str, int, int, RequestOptions]:
         inference_geo=draw(st.sampled_from(["global", "", "us"] if prices.us_multiplier else ["global", ""])),
         speed=draw(st.sampled_from(["standard", "fast"] if prices.periods[0].fast else ["standard"])),
     )
+    options = replace(options, batch=options.speed == "standard" and draw(st.booleans()))
     around = [st.integers(limit - 3, limit + 3) for limit in (HAIKU_CLIFF, 200_000)]
     input_tokens = draw(st.one_of(st.integers(0, 5), st.integers(0, 10**6), *around))
     return model, input_tokens, draw(COUNTS), options
@@ -328,25 +361,39 @@ def usage_within(
         cache_read_input_tokens=cached["read"],
         cache_creation_5m_input_tokens=cached["5m"],
         cache_creation_1h_input_tokens=cached["1h"],
-        service_tier=draw(st.sampled_from(["standard", "priority", "batch"])),
+        service_tier="batch" if options.batch else draw(st.sampled_from(["standard", "priority", "batch"])),
         inference_geo=draw(st.sampled_from(geos)),
         speed=draw(st.sampled_from(["fast", "standard"])) if options.speed == "fast" else "standard",
     )
 
 
 @settings(max_examples=MANY, deadline=None)
-@given(st.data(), requests(), MOMENTS, st.timedeltas(timedelta(0), timedelta(hours=1)))
+@given(
+    st.data(),
+    requests(),
+    MOMENTS,
+    st.timedeltas(timedelta(0), timedelta(hours=1)),
+    st.timedeltas(timedelta(0), timedelta(days=1)),
+)
 def test_no_usage_that_the_api_may_report_costs_more_than_the_bound(
-    data: st.DataObject, request: tuple[str, int, int, RequestOptions], at: datetime, took: timedelta
+    data: st.DataObject, request: tuple[str, int, int, RequestOptions], at: datetime, took: timedelta, later: timedelta
 ) -> None:
     """The promise that makes overshoot zero: over all models, options, lengths and dates."""
     model, input_tokens, max_output_tokens, options = request
+    waits = data.draw(st.sampled_from([timedelta(0), later]))
     bound = book().worst_case(
-        model, input_tokens=input_tokens, max_output_tokens=max_output_tokens, at=at, options=options
+        model,
+        input_tokens=input_tokens,
+        max_output_tokens=max_output_tokens,
+        at=at,
+        starts_within=waits,
+        options=options,
     )
     usage = usage_within(data.draw, model, input_tokens, max_output_tokens, options)
+    if options.batch:
+        took *= 24
 
-    assert book().cost(model, usage, at=at + took).amount_microcents <= bound
+    assert book().cost(model, usage, at=at + waits + took).amount_microcents <= bound
 
 
 @settings(max_examples=500, deadline=None)
@@ -361,6 +408,7 @@ def test_some_usage_costs_exactly_the_bound(request: tuple[str, int, int, Reques
         output_tokens=max_output_tokens,
         inference_geo="us" if options.inference_geo != "global" and book().price(model).us_multiplier else "",
         speed=options.speed,
+        service_tier="batch" if options.batch else "standard",
     )
 
     bound = book().worst_case(
@@ -422,6 +470,44 @@ def test_a_plain_request_is_not_charged_for_a_cache_it_does_not_use() -> None:
     assert bounds == [400_000 + 20_000, 500_000 + 20_000, 800_000 + 20_000]
 
 
+def test_a_batch_is_bounded_at_half_and_not_in_fast_mode() -> None:
+    """Anthropic, "Batch processing": half the price of every token; fast mode is not offered there."""
+    plain, batch = (
+        book().worst_case(
+            "claude-opus-5-5",
+            input_tokens=1_000,
+            max_output_tokens=10,
+            at=NOW,
+            options=RequestOptions(batch=is_batch, cache="1h", inference_geo="global"),
+        )
+        for is_batch in (False, True)
+    )
+
+    assert (plain, batch) == (800_000 + 20_000, 400_000 + 10_000)
+    with pytest.raises(InvalidArgumentError, match="batches"):
+        RequestOptions(batch=True, speed="fast")
+
+
+@pytest.mark.parametrize(
+    ("options", "waits"),
+    [(RequestOptions(), timedelta(hours=22)), (RequestOptions(batch=True), timedelta(0))],
+    ids=["reserved for long", "batch"],
+)
+def test_a_price_that_rises_before_a_request_has_ended_is_in_its_bound(
+    options: RequestOptions, waits: timedelta
+) -> None:
+    """A reservation may be used at the end of its lease, and a batch takes up to a day."""
+    low, high = (book().price(model).periods[0] for model in ("claude-opus-5-5", "claude-fable-5-1"))
+    priced = PriceBook(
+        {"m": ModelPrices(model="m", source="test", periods=(low, replace(high, starts_on=date(2026, 12, 1))))}
+    )
+    before = datetime(2026, 11, 30, 1, 30, tzinfo=UTC)
+
+    bound = priced.worst_case("m", input_tokens=2, max_output_tokens=2, at=before, starts_within=waits, options=options)
+
+    assert bound == (6_000 if options.batch else 12_000)
+
+
 def test_a_price_that_falls_within_the_hour_is_bounded_at_the_dearer_one() -> None:
     """The call may be billed by either day; an hour before the day's end the new price is out of doubt."""
     bounds = [
@@ -460,7 +546,7 @@ def test_an_option_that_the_model_does_not_have_is_refused(model: str, options: 
         book().worst_case(model, input_tokens=1, max_output_tokens=1, at=NOW, options=RequestOptions(**options))
 
 
-@pytest.mark.parametrize("options", [{"cache": "2h"}, {"inference_geo": "eu"}, {"speed": "slow"}])
+@pytest.mark.parametrize("options", [{"cache": "2h"}, {"inference_geo": "eu"}, {"speed": "slow"}, {"batch": 1}])
 def test_an_option_that_does_not_exist_is_refused_by_name(options: dict[str, Any]) -> None:
     """A mistyped option must not fall back to the cheapest one."""
     with pytest.raises(InvalidArgumentError, match=next(iter(options))):
@@ -499,6 +585,24 @@ def test_the_expected_price_is_that_of_a_plain_call(model: str, input_tokens: in
     )
 
 
+@settings(deadline=None)
+@given(requests(), MOMENTS, st.data())
+def test_what_is_expected_never_passes_the_bound_with_the_same_options(
+    request: tuple[str, int, int, RequestOptions], at: datetime, data: st.DataObject
+) -> None:
+    """Both are of one request; the expected one reads what it can from the cache."""
+    model, input_tokens, max_output_tokens, options = request
+    read = data.draw(st.integers(0, input_tokens)) if options.cache != "none" else 0
+
+    expected = book().expected(
+        model, input_tokens=input_tokens, output_tokens=max_output_tokens, read_tokens=read, at=at, options=options
+    )
+
+    assert expected <= book().worst_case(
+        model, input_tokens=input_tokens, max_output_tokens=max_output_tokens, at=at, options=options
+    )
+
+
 def test_prices_follow_the_clock_when_no_time_is_given() -> None:
     """Calls are priced as they happen."""
     usage = TokenUsage(input_tokens=1, output_tokens=1)
@@ -511,7 +615,7 @@ def test_prices_follow_the_clock_when_no_time_is_given() -> None:
 
 
 def test_every_model_that_the_sdk_lists_has_a_price_and_its_retirement_date() -> None:
-    """The SDK's own lists of models and of those on their way out (anthropic 2.12)."""
+    """The SDK's own lists of models and of those on their way out (anthropic 2.15)."""
     literals, _ = get_args(Model)
     ordinals = str.maketrans("", "", "stndrh")
 
@@ -565,6 +669,24 @@ def test_an_entry_with_prices_of_another_kind_is_left_out(prices: Any) -> None:
 @pytest.mark.parametrize(
     ("model", "nearest"),
     [
+        ("claude-sonnet-4-5-latest", "claude-sonnet-4-5"),
+        ("claude-opus-4-5-latest", "claude-opus-4-5"),
+        ("us.anthropic.claude-sonnet-4-5-20250929-v1:0", "claude-sonnet-4-5-20250929"),
+        ("anthropic/claude-sonnet-4.5", "claude-sonnet-4-5"),
+        ("vertex_ai/claude-haiku-4-5@20251001", "claude-haiku-4-5-20251001"),
+        ("claude-4-5-haiku-latest", "claude-haiku-4-5"),
+        ("claude-3-5-sonnet-v2@20241022", "claude-3-5-sonnet-20241022"),
+        ("Claude Opus 5.5", "claude-opus-5-5"),
+        ("claude-opus-6", "claude-opus-5-5"),
+        ("claude-sonnet-4-7", "claude-sonnet-4-6"),
+        ("claude-sonet-5-5", "claude-sonnet-5-5"),
+        ("sonnet", "claude-sonnet-5-5"),
+        ("opus", "claude-opus-5-5"),
+        ("haiku", "claude-haiku-5-5"),
+        ("sonnet[1m]", "claude-sonnet-5-5"),
+        ("opusplan", "claude-opus-5-5"),
+        ("claude-sonnet-latest", "claude-sonnet-5-5"),
+        ("claude", ""),
         ("claude-opus-5-5-turbo", "claude-opus-5-5"),
         ("claude-haiku-4-5-turbo", "claude-haiku-4-5"),  # genai-prices matches it by prefix
         ("claude-sonnet-5-5-20261001", "claude-sonnet-5-5"),  # and this by pattern
@@ -583,9 +705,44 @@ def test_an_unlisted_id_is_refused_with_the_nearest_id_and_the_override_to_write
 
     assert refusal.value.model == model
     assert ("nearest listed id is " in refusal.value.message) == bool(nearest)
-    assert nearest in refusal.value.message
+    assert f'"{nearest}"' in refusal.value.message or not nearest
     assert "BUDGET_PRICES" in refusal.value.message
     assert len(refusal.value.message.encode()) < 600
+
+
+def test_a_retired_model_is_suggested_as_retired_and_only_for_itself() -> None:
+    """Another model that is gone helps nobody; the same one may be meant, for an old bill."""
+    with pytest.raises(UnknownModelError, match='"claude-sonnet-4-5", retired on 2026-11-30'):
+        book().price("claude-sonnet-4-5-latest")
+    for unheard_of in (
+        "claude-opus-3-9",
+        "claude-sonnet-4-1",
+        "claude-sonnet-4-5x",
+        "claude-haiku-3",
+        "claude-opus-4-2",
+    ):
+        with pytest.raises(UnknownModelError) as refusal:
+            book().price(unheard_of)
+        assert "retired on" not in refusal.value.message, unheard_of
+
+
+@pytest.mark.parametrize("alias", ["sonnet", "opus", "haiku", "opusplan", "claude-sonnet-latest"])
+def test_an_alias_is_called_one_and_has_no_price(alias: str) -> None:
+    """It moves on to models of other prices, so it is suggested what to write, and never guessed."""
+    with pytest.raises(UnknownModelError, match="an alias"):
+        book().price(alias)
+
+
+def test_the_entry_to_write_for_an_unlisted_id_cannot_be_pasted_as_it_is(tmp_path: Path) -> None:
+    """A made-up price in a sentence becomes a price in force."""
+    with pytest.raises(UnknownModelError) as refusal:
+        book().price("gpt-4o")
+    header, input_price, output_price = re.findall(
+        r'\[models\.[^\]]+\]|input = "[^"]*"|output = "[^"]*"', str(refusal.value)
+    )
+
+    with pytest.raises(ConfigurationError, match="key input"):
+        load_with(tmp_path, f"{header}\n{input_price}\n{output_price}")
 
 
 def test_an_unlisted_id_is_refused_wherever_it_is_priced() -> None:
@@ -647,7 +804,7 @@ def test_the_users_table_prices_a_model_that_is_not_listed(tmp_path: Path) -> No
 
 
 def test_cache_prices_left_out_are_the_usual_multiples_of_input(tmp_path: Path) -> None:
-    """1.25, 2 and 0.1 times input (Anthropic, "Prompt caching"), rounded up where a price is finer than a microcent."""
+    """1.25, 2 and 0.1 times input for a model that is not listed, rounded up if a price is finer than a microcent."""
     priced = load_with(
         tmp_path, '[models.m]\ninput = "0.00000001"\noutput = "1"\n[models.n]\ninput = "4"\noutput = "1"'
     )
@@ -663,6 +820,93 @@ def test_cache_prices_left_out_are_the_usual_multiples_of_input(tmp_path: Path) 
         plain.cache_write_1h_microcents_per_mtok,
         plain.cache_read_microcents_per_mtok,
     ) == (500_000_000, 800_000_000, 40_000_000)
+
+
+@pytest.mark.parametrize(
+    ("model", "write_5m", "write_1h", "read"),
+    [
+        ("claude-sonnet-5-5", "2.50", "4", "0.10"),
+        ("claude-opus-5-5", "2.50", "4", "0.10"),
+        ("claude-haiku-5-5", "2.50", "4", "0.20"),
+        ("claude-fable-5-1", "2.50", "4", "0.05"),
+        ("claude-fable-5-2", "2.50", "4", "0.05"),
+        ("claude-opus-4-6", "2.50", "4", "0.20"),
+        ("anthropic/claude-sonnet-5.5", "2.50", "4", "0.10"),
+        ("somebody-elses", "2.50", "4", "0.20"),
+    ],
+)
+def test_cache_prices_left_out_are_the_multiples_of_the_listed_model(
+    tmp_path: Path, model: str, write_5m: str, write_1h: str, read: str
+) -> None:
+    """Reads cost 0.05 times input on Sonnet and Opus 5.5 and 0.025 times on Fable 5.1 and 5.2, else 0.1 times."""
+    priced = load_with(tmp_path, f'[models."{model}"]\ninput = "2"\noutput = "10"').price(model)
+
+    prices = priced.periods[0].standard[0].prices
+    assert [
+        prices.cache_write_5m_microcents_per_mtok,
+        prices.cache_write_1h_microcents_per_mtok,
+        prices.cache_read_microcents_per_mtok,
+    ] == [Fraction(usd) * MICROCENTS_PER_USD for usd in (write_5m, write_1h, read)]
+
+
+@pytest.mark.parametrize(
+    ("model", "table", "named"),
+    [
+        ("claude-sonnet-5-5", {"input": "0.000002", "output": "0.00001"}, ["input = $0.000002, where $2.00", "output"]),
+        ("claude-sonnet-5-5", {"input": "0.002", "output": "10"}, ["input = $0.002"]),
+        ("claude-sonnet-5-5", {"input": "2", "output": "0.010"}, ["output = $0.01"]),
+        ("claude-sonnet-5-5", {"input": "2000", "output": "10000"}, ["input = $2000.00", "output = $10000.00"]),
+        ("claude-sonnet-5-5", {"input": "200", "output": "1000"}, ["input = $200.00"]),
+        ("claude-sonnet-5-5", {"input": "2", "output": "10", "cache_read": "0.0001"}, ["cache_read = $0.0001"]),
+        ("claude-sonnet-5-5", {"input": "2", "output": "10", "web_search_per_1000": "0.01"}, ["web_search_per_1000"]),
+        ("bedrock/anthropic.claude-sonnet-5-5-v1:0", {"input": "0.002", "output": "0.01"}, ["where $2.00 is known"]),
+        ("my-model", {"input": "0.000003", "output": "0.000015"}, ["input = $0.000003", "known for any model"]),
+        ("my-model", {"input": "0.003", "output": "0.015"}, ["input = $0.003", "output = $0.015"]),
+        ("claude-sonnet-5-5", {"input": "1", "output": "5"}, []),
+        ("claude-sonnet-5-5", {"input": "0", "output": "0"}, []),
+        ("my-model", {"input": "0.05", "output": "0.10"}, []),
+        ("my-model", {"input": "60", "output": "600"}, []),
+    ],
+)
+def test_prices_in_another_unit_are_doubted_and_stay_in_force(
+    tmp_path: Path, model: str, table: dict[str, str], named: list[str]
+) -> None:
+    """Per token, per thousand and in cents: a price of the right form that is a hundred times off, or a million."""
+    keys = "\n".join(f'{key} = "{usd}"' for key, usd in table.items())
+
+    priced = load_with(tmp_path, f'[models."{model}"]\n{keys}')
+
+    assert len(priced.doubts) == bool(named)
+    assert all(part in priced.doubts[0] for part in [model, "per million tokens", *named] if named)
+    one = priced.cost(model, TokenUsage(input_tokens=10**6, output_tokens=0)).amount_microcents
+    assert one == Fraction(table["input"]) * MICROCENTS_PER_USD
+
+
+@pytest.mark.parametrize(
+    ("base_url", "retires"),
+    [
+        ("", True),
+        ("https://api.anthropic.com", True),
+        ("https://api.anthropic.com/", True),
+        ("https://API.Anthropic.com:443", True),
+        ("https://gateway.example/anthropic", False),
+        ("https://anthropic.com.example", False),
+        ("http://127.0.0.1:4000", False),
+    ],
+)
+def test_a_model_that_another_endpoint_serves_at_a_price_of_the_users_has_not_retired(
+    tmp_path: Path, base_url: str, retires: bool
+) -> None:
+    """Retirement dates are those of Anthropic's own API (SDK, DEPRECATED_MODELS)."""
+    path = tmp_path / "prices.toml"
+    path.write_text('[models."claude-sonnet-4-5"]\ninput = "3"\noutput = "15"', encoding="utf-8")
+    priced = PriceBook.load(path, base_url=base_url)
+
+    assert (priced.price("claude-sonnet-4-5").retires_on is not None) == retires
+    assert ("claude-sonnet-4-5" not in priced.in_service(at=datetime(2026, 12, 1, tzinfo=UTC))) == retires
+    # What has only the list's price retired wherever it is asked for.
+    assert "retired on 2026-06-15" in priced.lifecycle_note("claude-opus-4-0")
+    assert ("BUDGET_PRICES" in priced.lifecycle_note("claude-opus-4-0")) != retires
 
 
 def test_searches_without_a_price_in_the_users_table_are_an_error(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""What becomes of a reserve whose caller gave up on it."""
+"""What a reservation promises to cover, and what becomes of one whose caller gave up on it."""
 
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -15,7 +16,7 @@ from budget_server.config.paths import LEDGER_FILE
 from budget_server.config.settings import Settings
 from budget_server.mcp_server.server import create_server
 from budget_server.services import Services
-from hosting import ALLOCATED, call, ledger_balance
+from hosting import ALLOCATED, call, ledger_balance, text_of
 
 pytestmark = pytest.mark.anyio
 
@@ -56,6 +57,57 @@ async def give_up_on(client: Client, directory: Path, **arguments: object) -> No
             host.start_soon(client.call_tool, "reserve_budget", arguments)
             await anyio.wait_all_tasks_blocked()
             host.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("options", "written"),
+    [
+        ({"cache": "5m"}, {"cache_creation_input_tokens": 99_990}),
+        ({"cache": "5m"}, {"cache_creation_input_tokens": 99_990, "cache_read_input_tokens": 10}),
+        ({"cache": "1h"}, {"cache_creation_input_tokens": 99_990}),
+        ({"cache_control": {"type": "ephemeral", "ttl": "1h"}}, {"cache_creation_input_tokens": 99_990}),
+        ({}, {"cache_read_input_tokens": 99_990}),
+    ],
+)
+async def test_a_call_that_was_stated_never_costs_more_than_what_was_held_for_it(
+    services: Services, options: dict[str, Any], written: dict[str, int]
+) -> None:
+    """Anthropic, "Prompt caching": writes cost up to twice the input price; what is promised is held."""
+    split = {"cache_creation": {"ephemeral_5m_input_tokens": 99_990}} if options.get("cache") == "5m" else {}
+    with anyio.fail_after(20):
+        async with Client(create_server(services)) as client:
+            held = await call(
+                client,
+                "reserve_budget",
+                model="claude-sonnet-5-5",
+                input_tokens=100_000,
+                max_output_tokens=100,
+                options=options,
+            )
+            settled = await call(
+                client,
+                "commit_usage",
+                reservation_id=held["reservation_id"],
+                model="claude-sonnet-5-5",
+                usage={"input_tokens": 0, "output_tokens": 100, "inference_geo": "us", **written, **split},
+            )
+
+    assert settled["charged"]["amount"] <= held["reserved"]["amount"]
+    assert settled["charged"]["amount"] > 0.9 * held["reserved"]["amount"] or not options
+
+
+async def test_a_reservation_by_model_says_what_it_covers_and_how_to_widen_it(services: Services) -> None:
+    """Its caller may write to the cache, and has to hear that this was not reserved for."""
+    with anyio.fail_after(20):
+        async with Client(create_server(services)) as client:
+            asked = {"model": "claude-sonnet-5-5", "input_tokens": 100_000, "max_output_tokens": 100}
+            plain = await client.call_tool("reserve_budget", asked)
+            cached = await call(client, "reserve_budget", **asked, options={"cache": "1h"})
+            by_amount = await call(client, "reserve_budget", usd="0.01")
+
+    assert "It covers no cache writes (options.cache covers them), standard speed, any geography." in text_of(plain)
+    assert cached["covers"] == "cache writes for up to 1 hour, standard speed, any geography"
+    assert by_amount["covers"] == ""
 
 
 async def test_a_reserve_that_its_host_gave_up_on_holds_nothing(services: Services, tmp_path: Path) -> None:

@@ -69,12 +69,15 @@ def prices(
         if check:
             _check(max_overlay_days)
             return
-        book = PriceBook.load(read_settings().budget_prices)
+        settings = read_settings()
+        book = PriceBook.load(settings.budget_prices, base_url=settings.anthropic_base_url)
         rows = [row for model in dict.fromkeys(models or book.models) for row in _rows(book.price(model))]
     if markdown:
         typer.echo("\n".join(_markdown(rows)))
     else:
         _print(rows)
+    for doubt in book.doubts:
+        typer.echo(doubt, err=True)
 
 
 def _check(max_overlay_days: int) -> None:

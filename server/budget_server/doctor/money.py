@@ -109,7 +109,7 @@ def authority(settings: Settings) -> Iterator[Finding]:
 
 
 async def _standing(settings: Settings) -> Standing | None:
-    services = Services(settings.model_copy(update={"budget_subagent_servers": None}))
+    services = Services(settings.model_copy(update={"budget_subagent_servers": None, "budget_prices": None}))
     try:
         with anyio.fail_after(ANSWER_SECONDS):
             return await standing(services.cycles, services.subject, USD_MICROCENTS)
@@ -183,15 +183,18 @@ def _many(count: int, noun: str) -> str:
 def prices(settings: Settings) -> Iterator[Finding]:
     """Say whether the prices can be read, and whether the default model has one and is still served."""
     try:
-        book = PriceBook.load(settings.budget_prices)
-        note = book.lifecycle_note(settings.budget_model)
-        retires_on = book.price(settings.budget_model).retires_on
+        book = PriceBook.load(settings.budget_prices, base_url=settings.anthropic_base_url)
     except ConfigurationError as exc:
         yield problem(exc.message)
         return
+    for doubt in book.doubts:
+        yield warning(doubt)
+    try:
+        note = book.lifecycle_note(settings.budget_model)
     except BudgetError as exc:
         yield problem(f"BUDGET_MODEL: {exc}")
         return
+    retires_on = book.price(settings.budget_model).retires_on
     days = None if retires_on is None else (retires_on - datetime.now(UTC).date()).days
     if days is None or days > RETIREMENT_DAYS:
         yield ok(f"Prices of {len(book.models)} models; the default is {settings.budget_model}")

@@ -34,7 +34,8 @@ GUIDE_TEXT = """\
 
 1. `estimate_cost` says what a call to Claude costs: expected, and at worst.
 2. `reserve_budget` holds the money before it is spent. `DENY` holds nothing: do not spend then; the answer says what
-   remains, which budget said no, and what would help.
+   remains, which budget said no, and what would help. By `model` it covers a call without cache writes, unless
+   `options` say more: `covers` in the answer says what it promises.
 3. `commit_usage` settles with what was really used; the rest goes back. What is not committed before it expires goes
    back as well, so settle at once, also after a failure that may have been billed.
 4. `delegate_to_claude` hands over a whole task: every turn of the sub-agent is reserved first, so it cannot overspend.

@@ -10,7 +10,7 @@ import pytest
 
 from budget_server.demo.scripted_claude import ReceivedRequest, ScriptedClaude, ToolCall, Turn, Usage
 from budget_tools.delegation.policy import CACHED_REQUEST
-from budget_tools.pricing.book import PLAIN_REQUEST
+from budget_tools.pricing.request_options import PLAIN_REQUEST
 from tools.delegation.harness import LOOK, MODEL, TOOLS, OpenBench, looks
 
 pytestmark = pytest.mark.anyio

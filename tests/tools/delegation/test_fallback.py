@@ -1,6 +1,7 @@
 """Fallback models: when the budget gets tight, a delegation bends to shorter answers, then to cheaper models."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -167,3 +168,30 @@ async def test_a_fallback_that_could_never_be_asked_is_refused_at_the_start(
     assert refusal.startswith(f"{code}: ")
     assert fallback in refusal
     assert (b.claude.requests, await b.kept()) == ([], [])
+
+
+async def test_a_retired_model_is_asked_for_if_another_endpoint_serves_it_at_a_price_of_the_users(
+    bench: OpenBench, tmp_path: Path
+) -> None:
+    """Retirement is Anthropic's own API's: a gateway may go on, and only its owner knows at what price."""
+    prices = tmp_path / "prices.toml"
+    prices.write_text(f'[models.{RETIRED}]\ninput = "7"\noutput = "19"', encoding="utf-8")
+    b = await bench([Turn(text="Still here.")], budget_prices=prices)
+
+    result = await b.delegate(model=RETIRED)
+
+    (turn,) = result["turns"]
+    assert (result["status"], turn["model"]) == ("completed", RETIRED)
+    assert turn["charged"]["amount"] == 700 * turn["input_tokens"] + 1_900 * turn["output_tokens"]
+
+
+async def test_a_retired_model_without_a_price_of_the_users_is_refused_with_the_way_out(bench: OpenBench) -> None:
+    """The list's price is that of Anthropic's own API, which refuses it."""
+    b = await bench([Turn(text="Never.")])
+
+    refusal = await b.refused(model=RETIRED)
+
+    assert refusal == (
+        f"RETIRED_MODEL: {RETIRED} was retired on 2026-06-15 at Anthropic: if your endpoint still serves it, give its "
+        "price in the file that BUDGET_PRICES names."
+    )

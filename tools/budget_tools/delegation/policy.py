@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from budget_tools.core.errors import InvalidArgumentError
-from budget_tools.pricing.book import PLAIN_REQUEST, PriceBook, RequestOptions
+from budget_tools.pricing.book import PriceBook
+from budget_tools.pricing.request_options import PLAIN_REQUEST, RequestOptions
 
 MIN_OUTPUT_TOKENS = 256
 """Under this an answer is rarely worth its prompt: the delegation stops instead."""

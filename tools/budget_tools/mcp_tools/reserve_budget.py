@@ -1,5 +1,8 @@
 """The tool ``reserve_budget``: hold budget before spending it."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 import anyio
@@ -19,7 +22,9 @@ from budget_tools.mcp_tools.answers import answer, moment
 from budget_tools.mcp_tools.balances import in_words, usage_warnings
 from budget_tools.mcp_tools.consent_raise import NewBudget, ask_for_more, raise_as_agreed, raising_with_a_person
 from budget_tools.mcp_tools.registration import make_tool
+from budget_tools.mcp_tools.stated_options import StatedOptions
 from budget_tools.mcp_tools.toolkit import ToolContext, Toolkit, Want, toolkit_of
+from budget_tools.pricing.request_options import read_options, why_unbounded
 from budget_tools.spends.responses import body_of, denial_of, remaining, tightest
 
 MAX_TTL_SECONDS = 86_400
@@ -34,6 +39,7 @@ class ReserveBudgetResult(BaseModel):
     decision: Literal["ALLOW", "ALLOW_WITH_CAPS", "DENY"]
     reservation_id: str = Field("", description="Give it to commit_usage; empty for a denial or a dry run.")
     reserved: Money | None = None
+    covers: str = Field("", description="What a worst case by model promises; a dearer request may cost more.")
     expires_at: str = Field("", description="ISO 8601; unless committed by then, all of it goes back.")
     remaining: Money | None = Field(None, description="What this subject can still reserve.")
     caps: dict[str, Any] | None = Field(None, description="Limits to keep to with ALLOW_WITH_CAPS.")
@@ -46,6 +52,13 @@ class ReserveBudgetResult(BaseModel):
     hint: str = Field("", description="What to do next.")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Priced(PricedAmount):
+    """The amount to hold, and what it promises to cover if a model's worst case gave it."""
+
+    covers: str = ""
+
+
 async def _ask_for_more(
     ctx: ToolContext,
     usd: int | None,
@@ -54,9 +67,11 @@ async def _ask_for_more(
     model: str,
     input_tokens: int | None,
     max_output_tokens: int | None,
+    options: StatedOptions,
     action_kind: str,
     action_name: str,
     subject: WhoseBudget,
+    ttl_seconds: int,
     dry_run: bool,
     idempotency_key: str,
 ) -> NewBudget | Elicit[NewBudget]:
@@ -72,6 +87,8 @@ async def _ask_for_more(
         model=model,
         input_tokens=input_tokens,
         max_output_tokens=max_output_tokens,
+        options=options,
+        ttl_seconds=ttl_seconds,
     )
     if priced.unit != USD_MICROCENTS:
         return NewBudget()
@@ -91,15 +108,16 @@ async def reserve_budget(
     amount: Amount = None,
     unit: Annotated[str, Field(description="USD_MICROCENTS (10^-8 USD), TOKENS, CREDITS or RISK_POINTS.")] = "",
     model: Annotated[str, Field(description="Holds a call's worst case.")] = "",
-    input_tokens: Annotated[Amount, Field(description="Of the call's prompt.")] = None,
-    max_output_tokens: Annotated[Amount, Field(description="The call's max_tokens.")] = None,
-    action_kind: Annotated[str, Field(description="What it is for.", min_length=1, max_length=64)] = "llm.completion",
+    input_tokens: Amount = None,
+    max_output_tokens: Amount = None,
+    options: StatedOptions = None,
+    action_kind: Annotated[str, Field(min_length=1, max_length=64)] = "llm.completion",
     action_name: Annotated[str, Field(max_length=256)] = "",
     tags: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=10)] = [],  # noqa: B006 - never changed
     subject: WhoseBudget = None,
-    ttl_seconds: Annotated[int, Field(strict=True, ge=1, le=MAX_TTL_SECONDS, description="Less may be granted.")] = 60,
-    overage_policy: Annotated[OveragePolicy, Field(description="For a commit above it.")] = "ALLOW_IF_AVAILABLE",
-    dry_run: Annotated[bool, Field(strict=True, description="Only ask.")] = False,
+    ttl_seconds: Annotated[int, Field(strict=True, ge=1, le=MAX_TTL_SECONDS)] = 60,
+    overage_policy: OveragePolicy = "ALLOW_IF_AVAILABLE",
+    dry_run: Annotated[bool, Field(strict=True)] = False,
     idempotency_key: Annotated[str, Field(description="Repeat it to repeat safely.", max_length=256)] = "",
 ) -> Annotated[CallToolResult, ReserveBudgetResult]:
     """Hold budget before spending it, then settle with commit_usage.
@@ -116,6 +134,8 @@ async def reserve_budget(
         model=model,
         input_tokens=input_tokens,
         max_output_tokens=max_output_tokens,
+        options=options,
+        ttl_seconds=ttl_seconds,
     )
     spender = kit.subject.narrowed(subject)
     key = idempotency_key or time_ordered_id()
@@ -144,20 +164,34 @@ def _amount(
     model: str,
     input_tokens: int | None,
     max_output_tokens: int | None,
-) -> PricedAmount:
+    options: Mapping[str, Any] | None,
+    ttl_seconds: int,
+) -> _Priced:
     by_model = bool(model) or input_tokens is not None or max_output_tokens is not None
     words = "model with input_tokens and max_output_tokens"
     stated = stated_amount(usd=usd, amount=amount, unit=unit, by_model=by_model, model_words=words)
     if stated is not None:
-        return stated
+        if options:
+            raise InvalidArgumentError("options go with model: leave them out, or reserve by price.")
+        return _Priced(unit=stated.unit, amount=stated.amount)
     if not model or input_tokens is None or max_output_tokens is None:
         raise InvalidArgumentError(f"To reserve by price, give all of {words}.")
-    bound = kit.prices.worst_case(model, input_tokens=input_tokens, max_output_tokens=max_output_tokens)
-    return PricedAmount(unit=USD_MICROCENTS, amount=bound)
+    read = read_options(options or {})
+    reason = why_unbounded(options or {})
+    if reason:
+        raise InvalidArgumentError(f"This call has no worst case, because {reason}: say with usd how much to hold.")
+    bound = kit.prices.worst_case(
+        model,
+        input_tokens=input_tokens,
+        max_output_tokens=max_output_tokens,
+        starts_within=timedelta(seconds=ttl_seconds),
+        options=read,
+    )
+    return _Priced(unit=USD_MICROCENTS, amount=bound, covers=read.covers)
 
 
 async def _reserve(
-    kit: Toolkit, spender: Subject, priced: PricedAmount, body: dict[str, Any], *, can_be_repeated: bool
+    kit: Toolkit, spender: Subject, priced: _Priced, body: dict[str, Any], *, can_be_repeated: bool
 ) -> ReserveBudgetResult:
     key = str(body["idempotency_key"])
     response = await kit.cycles.create_reservation(body)
@@ -190,6 +224,7 @@ async def _reserve(
         decision=held["decision"],
         reservation_id=held.get("reservation_id", ""),
         reserved=Money.of(priced.amount, priced.unit),
+        covers=priced.covers,
         expires_at=moment(expires_at_ms) if expires_at_ms is not None else "",
         remaining=tightest(held.get("balances") or [], priced.unit),
         caps=held.get("caps"),
@@ -206,6 +241,8 @@ def _text(result: ReserveBudgetResult, *, dry_run: bool) -> str:
         where = f" by {result.blocked_by_scope}" if result.blocked_by_scope else ""
         return f"DENY ({result.reason_code}{where}): nothing is held.{left} {result.hint}"
     caps = f" Keep to these caps: {result.caps}." if result.caps else ""
+    if result.covers:
+        caps = f" It covers {result.covers}.{caps}"
     if dry_run:
         return f"{result.decision}: {result.reserved} would be held; nothing is, this was a dry run.{left}{caps}"
     return (

@@ -1,53 +1,40 @@
 """What a call cost, and the most that it can cost: the price book.
 
 ``cost`` prices usage exactly: every class of token at its own price, in whole numbers and fractions, rounded up once to
-a microcent. ``worst_case`` bounds a request before it leaves. The bound holds because each of its parts does:
-
-- each prompt token is charged as the dearest class that it can be billed as: plain input and, if the request caches,
-  a cache read or a cache write of no longer a lifetime than it asks for;
-- output is charged for all of ``max_output_tokens``, which the API enforces, thinking included;
-- of prices that depend on the prompt's length, the dearest that a prompt within ``input_tokens`` can reach is taken,
-  for input and output each by itself; likewise of prices that change within the hour that a call may take;
-- geography that the request leaves open is charged as the dearer one, since a workspace may have it as its default;
-- the batch tier is only ever cheaper, and the priority tier is charged at list price, as ``cost`` does too.
-
-The API's own server tools (web search among them) read further input while they run; requests with them have no bound.
+a microcent. ``worst_case`` bounds a request before it leaves (``bounds``).
 """
 
-import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
 
 from budget_tools.core.errors import InvalidArgumentError, UnknownModelError, UsageError
 from budget_tools.core.money import MAX_AMOUNT, ceil_microcents, format_usd
+from budget_tools.pricing.bounds import Ceiling
+from budget_tools.pricing.model_ids import is_alias, nearest_id
+from budget_tools.pricing.own_prices import OVERRIDES_SOURCE, is_anthropics_own, no_price, read_own_prices
 from budget_tools.pricing.price_data import (
     BATCH_MULTIPLIER,
     OVERLAY_SOURCE,
-    OVERRIDES_SOURCE,
+    TOKENS_PER_MTOK,
     ModelPrices,
     PricePeriod,
     PriceTier,
     TokenPrices,
     read_prices,
 )
+from budget_tools.pricing.request_options import PLAIN_REQUEST, RequestOptions
 from budget_tools.pricing.usage import MAX_COUNT, ReportedUsage, TokenUsage
 
-_TOKENS_PER_MTOK = 1_000_000
 _SEARCHES_PER_PRICE = 1_000
-
-# A call ends within the hour after its bound was computed: the SDK gives up after ten minutes, waiting included.
-_LONGEST_CALL = timedelta(hours=1)
 
 # What the API reports for a model or a request without a choice of geography, and for the free choice.
 _LIST_PRICE_GEOS = ("", "global", "not_available")
 
-# Longer than any model id: the search for the nearest one costs time with the square of the length.
-_LONGEST_NEAR_ID = 100
+_LONGEST_SHOWN_ID = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,60 +45,37 @@ class Charge:
     price_source: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RequestOptions:
-    """What a request says that changes its price.
-
-    ``cache`` is the longest lifetime of any cache write that the request asks for; ``inference_geo`` is what it sends,
-    ``""`` if it sends none; ``speed`` is the mode that it asks for.
-
-    Raises:
-        InvalidArgumentError: an option is none of the values above.
-    """
-
-    cache: Literal["none", "5m", "1h"] = "none"
-    inference_geo: Literal["global", "us", ""] = ""
-    speed: Literal["standard", "fast"] = "standard"
-
-    def __post_init__(self) -> None:
-        for name, value, choices in (
-            ("cache", self.cache, ("none", "5m", "1h")),
-            ("inference_geo", self.inference_geo, ("global", "us", "")),
-            ("speed", self.speed, ("standard", "fast")),
-        ):
-            if value not in choices:
-                raise InvalidArgumentError(f"{name} must be one of {', '.join(map(json.dumps, choices))}.")
-
-
-PLAIN_REQUEST = RequestOptions()
-"""A plain request: nothing cached, standard speed, geography left to the workspace."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Ceiling:
-    """The dearest prices that one request can meet."""
-
-    input_microcents_per_mtok: int
-    output_microcents_per_mtok: int
-    multiplier: Fraction
-
-
 class PriceBook:
     """Prices by exact model id; immutable once loaded."""
 
-    def __init__(self, prices: Mapping[str, ModelPrices]) -> None:
+    def __init__(
+        self, prices: Mapping[str, ModelPrices], *, doubts: tuple[str, ...] = (), is_anthropics_own: bool = True
+    ) -> None:
         self._prices = dict(prices)
+        self._is_anthropics_own = is_anthropics_own
+        self.doubts = doubts
+        """Sentences about the user's prices that are far from the known ones, for a person to read."""
 
     @classmethod
-    def load(cls, overrides_path: Path | None = None) -> "PriceBook":
+    def load(cls, overrides_path: Path | None = None, *, base_url: str = "") -> "PriceBook":
         """Read the prices that are installed, and over them the user's own table if there is one.
 
-        Works offline, always. The format of the table is described in ``price_data``.
+        Works offline, always. The format of the table is described in ``own_prices``.
+
+        Args:
+            overrides_path: the user's table.
+            base_url: where requests go, Anthropic's own API when empty. Elsewhere a model that Anthropic retired is in
+                service if the user's table has its price.
 
         Raises:
             ConfigurationError: the user's table cannot be read or is not in its format.
         """
-        return cls(read_prices(overrides_path))
+        prices = read_prices()
+        is_own = is_anthropics_own(base_url)
+        if overrides_path is None:
+            return cls(prices, is_anthropics_own=is_own)
+        own = read_own_prices(overrides_path, prices, base_url=base_url)
+        return cls(prices | own.models, doubts=own.doubts, is_anthropics_own=is_own)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -136,7 +100,24 @@ class PriceBook:
         try:
             return self._prices[model]
         except KeyError:
-            raise UnknownModelError(_unknown_model(model, self._prices), model=model) from None
+            raise UnknownModelError(self._unknown_model(model), model=model) from None
+
+    def _unknown_model(self, model: str) -> str:
+        shown = json.dumps(model if len(model) <= _LONGEST_SHOWN_ID else model[:_LONGEST_SHOWN_ID] + "...")
+        near = nearest_id(model, live=self.in_service(), known=self._prices)
+        hint = ""
+        if near:
+            retires_on = self._prices[near].retires_on
+            retired = (
+                f", retired on {retires_on}" if retires_on is not None and retires_on <= _moment(None).date() else ""
+            )
+            alias = "an alias, whose model changes; " if is_alias(model) else ""
+            hint = f" ({alias}the nearest listed id is {json.dumps(near)}{retired})"
+        return (
+            f"No price is known for model {shown}{hint}: correct the id, or add "
+            f'[models.{shown}] with input = "<price>" and output = "<price>", in US dollars per million tokens, '
+            f"to the file that {OVERRIDES_SOURCE} names."
+        )
 
     def lifecycle_note(self, model: str, *, at: datetime | None = None) -> str:
         """Say when the API stops, or stopped, serving a model; empty where no date is announced.
@@ -148,7 +129,12 @@ class PriceBook:
         if retires_on is None:
             return ""
         if retires_on <= _moment(at).date():
-            return f"{model} was retired on {retires_on}: the API refuses it."
+            if self._is_anthropics_own:
+                return f"{model} was retired on {retires_on}: the API refuses it."
+            return (
+                f"{model} was retired on {retires_on} at Anthropic: if your endpoint still serves it, give its price "
+                f"in the file that {OVERRIDES_SOURCE} names."
+            )
         return f"{model} will be retired on {retires_on}."
 
     def cost(self, model: str, usage: TokenUsage, *, at: datetime | None = None) -> Charge:
@@ -197,11 +183,11 @@ class PriceBook:
         ):
             if count:
                 millionths += count * _priced(price, name, model)
-        exact = Fraction(millionths, _TOKENS_PER_MTOK)
+        exact = Fraction(millionths, TOKENS_PER_MTOK)
         source = prices.source
         if usage.inference_geo not in _LIST_PRICE_GEOS:
             if usage.inference_geo != "us" or prices.us_multiplier is None:
-                raise UsageError(_no_price("inference in the reported inference_geo", model))
+                raise UsageError(no_price("inference in the reported inference_geo", model))
             exact *= prices.us_multiplier
             source = f"{source} + {OVERLAY_SOURCE}"
         # Fast mode is not offered in batches; should both be reported, no discount is assumed.
@@ -219,6 +205,7 @@ class PriceBook:
         input_tokens: int,
         max_output_tokens: int,
         at: datetime | None = None,
+        starts_within: timedelta = timedelta(0),
         options: RequestOptions = PLAIN_REQUEST,
     ) -> int:
         """Bound in microcents what a request can cost: no usage that the API may report for it is dearer.
@@ -228,6 +215,7 @@ class PriceBook:
             input_tokens: a bound of the prompt's tokens, whether read from the cache or not.
             max_output_tokens: the ``max_tokens`` that the request sends.
             at: when the request leaves, with a time zone; now when absent.
+            starts_within: how long after that it may leave.
             options: what else in the request changes its price.
 
         Raises:
@@ -236,10 +224,14 @@ class PriceBook:
         """
         _check_tokens("input_tokens", input_tokens)
         _check_tokens("max_output_tokens", max_output_tokens)
-        ceiling = self._ceiling(model, input_tokens, _moment(at), options)
-        millionths = input_tokens * ceiling.input_microcents_per_mtok
-        millionths += max_output_tokens * ceiling.output_microcents_per_mtok
-        return _amount(Fraction(millionths, _TOKENS_PER_MTOK) * ceiling.multiplier)
+        ceiling = Ceiling.of(
+            self.price(model),
+            input_tokens=input_tokens,
+            at=_moment(at),
+            starts_within=starts_within,
+            options=options,
+        )
+        return _amount(ceiling.bound(input_tokens=input_tokens, max_output_tokens=max_output_tokens))
 
     def most_output_tokens(
         self,
@@ -257,73 +249,60 @@ class PriceBook:
             InvalidArgumentError: as for ``worst_case``.
         """
         _check_tokens("input_tokens", input_tokens)
-        ceiling = self._ceiling(model, input_tokens, _moment(at), options)
-        # The bound is an exact price rounded up, which fits a whole amount exactly when the exact price does.
-        millionths = Fraction(amount_microcents * _TOKENS_PER_MTOK) / ceiling.multiplier
-        left = millionths - input_tokens * ceiling.input_microcents_per_mtok
-        if left < 0:
-            return 0
-        if ceiling.output_microcents_per_mtok == 0:
-            return MAX_COUNT
-        return min(left // ceiling.output_microcents_per_mtok, MAX_COUNT)
+        ceiling = Ceiling.of(self.price(model), input_tokens=input_tokens, at=_moment(at), options=options)
+        most = ceiling.most_output_tokens(input_tokens=input_tokens, amount_microcents=amount_microcents)
+        return MAX_COUNT if most is None else min(most, MAX_COUNT)
 
-    def expected(self, model: str, *, input_tokens: int, output_tokens: int, at: datetime | None = None) -> int:
-        """Return the list price in microcents of a plain call: nothing cached, standard speed, any geography.
+    def expected(
+        self,
+        model: str,
+        *,
+        input_tokens: int,
+        output_tokens: int,
+        read_tokens: int = 0,
+        at: datetime | None = None,
+        options: RequestOptions = PLAIN_REQUEST,
+    ) -> int:
+        """Return the price in microcents of a call as it is likely to be: nothing cached unless the options say so.
+
+        Args:
+            model: the exact id that the request names.
+            input_tokens: of the whole prompt.
+            output_tokens: of the answer.
+            read_tokens: how much of the prompt is in the cache already; a request that caches writes the rest of it.
+            at: when the request leaves, with a time zone; now when absent.
+            options: what else in the request changes its price; geography that it leaves open costs list price.
 
         Raises:
             UnknownModelError: the id is not listed.
-            InvalidArgumentError: a count is impossible, or the price passes int64.
+            InvalidArgumentError: a count is impossible, an option has no price here, or the price passes int64.
         """
         _check_tokens("input_tokens", input_tokens)
         _check_tokens("output_tokens", output_tokens)
-        tier = _tier(self.price(model).on(_moment(at).date()).standard, input_tokens)
-        millionths = input_tokens * tier.input_microcents_per_mtok + output_tokens * tier.output_microcents_per_mtok
-        return _amount(Fraction(millionths, _TOKENS_PER_MTOK))
-
-    def _ceiling(self, model: str, input_tokens: int, now: datetime, options: RequestOptions) -> _Ceiling:
-        prices = self.price(model)
-        within_reach: list[TokenPrices] = []
-        for period in prices.during(now.date(), (now + _LONGEST_CALL).date()):
-            if options.speed == "fast" and not period.fast:
-                raise InvalidArgumentError(_no_price("fast mode", model))
-            # Standard prices stay within reach of a fast request: the API may have served it at standard speed.
-            tiers = (*period.standard, *period.fast) if options.speed == "fast" else period.standard
-            # The first tier, above 0 tokens, is within reach of an empty prompt too.
-            within_reach += [tier.prices for tier in tiers if tier.above_prompt_tokens < max(input_tokens, 1)]
-        multiplier = Fraction(1)
-        if options.inference_geo == "us" and prices.us_multiplier is None:
-            raise InvalidArgumentError(_no_price("a choice of inference_geo", model))
-        if options.inference_geo != "global" and prices.us_multiplier is not None:
-            multiplier = prices.us_multiplier
-        return _Ceiling(
-            input_microcents_per_mtok=max(
-                price for tier in within_reach for price in _prompt_prices(tier, options.cache, model)
-            ),
-            output_microcents_per_mtok=max(tier.output_microcents_per_mtok for tier in within_reach),
-            multiplier=multiplier,
+        _check_tokens("read_tokens", read_tokens)
+        rest = max(input_tokens - read_tokens, 0)
+        usage = TokenUsage(
+            input_tokens=rest if options.cache == "none" else 0,
+            output_tokens=output_tokens,
+            cache_read_input_tokens=input_tokens - rest,
+            cache_creation_5m_input_tokens=rest if options.cache == "5m" else 0,
+            cache_creation_1h_input_tokens=rest if options.cache == "1h" else 0,
+            service_tier="batch" if options.batch else "standard",
+            inference_geo=options.inference_geo if self.price(model).us_multiplier else "",
+            speed=options.speed,
         )
-
-
-def _prompt_prices(tier: TokenPrices, cache: str, model: str) -> Iterable[int]:
-    """Every price that a prompt token can be billed at."""
-    yield tier.input_microcents_per_mtok
-    if cache == "none":
-        return
-    for price in (tier.cache_read_microcents_per_mtok, tier.cache_write_5m_microcents_per_mtok):
-        if price is None:
-            raise InvalidArgumentError(_no_price("cached prompts", model))
-        yield price
-    if cache == "1h":
-        if tier.cache_write_1h_microcents_per_mtok is None:
-            raise InvalidArgumentError(_no_price("1-hour cache writes", model))
-        yield tier.cache_write_1h_microcents_per_mtok
+        try:
+            exact, _ = self._exact_cost(model, usage, _moment(at))
+        except UsageError as exc:
+            raise InvalidArgumentError(exc.message) from exc
+        return _amount(exact)
 
 
 def _tiers(prices: ModelPrices, period: PricePeriod, usage: TokenUsage) -> tuple[PriceTier, ...]:
     if usage.speed != "fast":
         return period.standard
     if not period.fast:
-        raise UsageError(_no_price("fast mode", prices.model))
+        raise UsageError(no_price("fast mode", prices.model))
     return period.fast
 
 
@@ -336,15 +315,8 @@ def _tier(tiers: tuple[PriceTier, ...], prompt_tokens: int) -> TokenPrices:
 
 def _priced(price: int | None, what: str, model: str) -> int:
     if price is None:
-        raise UsageError(_no_price(what, model))
+        raise UsageError(no_price(what, model))
     return price
-
-
-def _no_price(what: str, model: str) -> str:
-    return (
-        f"No price is known for {what} with {model}: "
-        f"use the model without, or give its prices in the file that {OVERRIDES_SOURCE} names."
-    )
 
 
 def _charge(exact: Fraction, source: str) -> Charge:
@@ -374,14 +346,3 @@ def _amount(exact: Fraction) -> int:
             f"So many tokens cost more than {format_usd(MAX_AMOUNT)} US dollars, the most that can be reserved."
         )
     return amount_microcents
-
-
-def _unknown_model(model: str, known: Iterable[str]) -> str:
-    shown = json.dumps(model if len(model) <= _LONGEST_NEAR_ID else model[:_LONGEST_NEAR_ID] + "...")
-    near = difflib.get_close_matches(model, known, n=1) if len(model) <= _LONGEST_NEAR_ID else []
-    hint = f" (the nearest listed id is {json.dumps(near[0])})" if near else ""
-    return (
-        f"No price is known for model {shown}{hint}: correct the id, or add "
-        f'[models.{shown}] with input = "3.00" and output = "15.00", in US dollars per million tokens, '
-        f"to the file that {OVERRIDES_SOURCE} names."
-    )

@@ -1,33 +1,15 @@
-"""Where prices come from: Pydantic's genai-prices, what it lacks, and the user's own table.
+"""Where prices come from: Pydantic's genai-prices, and an overlay of what it lacks.
 
-A model is priced only under an id that is listed here or in the user's table. genai-prices itself matches ids by prefix
-and pattern and would price ids that do not exist; so its entries are taken by their own key and its matching is never
-used. Of several sources the user's table wins, then genai-prices, then the overlay below.
-
-The user's table is the TOML file that ``BUDGET_PRICES`` names. It has one table for each model, in US dollars per
-million tokens, written as strings so that no digit is lost::
-
-    [models."my-model"]
-    input = "3.00"
-    output = "15.00"
-    cache_write_5m = "3.75"        # when absent: 1.25 times input, the multiple that Anthropic charges
-    cache_write_1h = "6.00"        # when absent: 2 times input, likewise
-    cache_read = "0.30"            # when absent: 0.1 times input, likewise
-    web_search_per_1000 = "10.00"  # US dollars per thousand searches; when absent, searches have no price
-
-A table replaces all that is known of a listed model: it has one price for prompts of any length, and none for fast
-mode. Inference in the US costs 1.1 times these prices unless the id is a listed one that has no such choice.
+A model is priced only under an id that is listed here or in the user's own table (``own_prices``). genai-prices itself
+matches ids by prefix and pattern and would price ids that do not exist; so its entries are taken by their own key and
+its matching is never used. Of several sources the user's table wins, then genai-prices, then the overlay below.
 """
 
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from fractions import Fraction
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from budget_tools.core.errors import ConfigurationError, InvalidArgumentError
 from budget_tools.core.money import parse_usd
 
 if TYPE_CHECKING:  # imported where it is used: its tables take a noticeable part of a start
@@ -35,7 +17,8 @@ if TYPE_CHECKING:  # imported where it is used: its tables take a noticeable par
 
 OVERLAY_DATE = date(2026, 11, 23)
 OVERLAY_SOURCE = f"cycles-budget-mcp overlay {OVERLAY_DATE}"
-OVERRIDES_SOURCE = "BUDGET_PRICES"
+
+TOKENS_PER_MTOK = 1_000_000
 
 US_MULTIPLIER = Fraction(11, 10)
 """Inference in the US against list price, every class of token (Anthropic, "Data residency", pricing)."""
@@ -127,8 +110,9 @@ class Listing:
         return self.entry or self.model
 
 
-# The ids that Anthropic's SDK lists (anthropic 2.12, types/model.py), then older ones whose prices are still known. The
-# choice of geography came with Opus 4.6 and Sonnet 4.6; retirement dates are the SDK's (DEPRECATED_MODELS).
+# The ids that Anthropic's SDK lists (anthropic 2.15, types/model.py), then older ones whose prices are still known. The
+# choice of geography came with Opus 4.6 and Sonnet 4.6. Retirement dates are the SDK's (DEPRECATED_MODELS), which
+# drops them with the model: those of models that are gone are what it last said.
 LISTINGS = (
     Listing(model="claude-fable-5-2", us=True),
     Listing(model="claude-fable-5-1", us=True),
@@ -142,16 +126,16 @@ LISTINGS = (
     Listing(model="claude-opus-4-8", us=True),
     Listing(model="claude-opus-4-7", us=True),
     Listing(model="claude-opus-4-6", us=True),
-    Listing(model="claude-opus-4-5"),
-    Listing(model="claude-opus-4-5-20251101", entry="claude-opus-4-5"),
+    Listing(model="claude-opus-4-5", retires_on=date(2027, 1, 22)),
+    Listing(model="claude-opus-4-5-20251101", entry="claude-opus-4-5", retires_on=date(2027, 1, 22)),
     Listing(model="claude-sonnet-5-5", us=True),
     Listing(model="claude-sonnet-5", us=True),
     Listing(model="claude-sonnet-4-6", us=True),
-    Listing(model="claude-sonnet-4-5", retires_on=date(2026, 11, 30)),
-    Listing(model="claude-sonnet-4-5-20250929", entry="claude-sonnet-4-5", retires_on=date(2026, 11, 30)),
     Listing(model="claude-haiku-5-5", us=True),
     Listing(model="claude-haiku-4-5"),
     Listing(model="claude-haiku-4-5-20251001", entry="claude-haiku-4-5"),
+    Listing(model="claude-sonnet-4-5", retires_on=date(2026, 11, 30)),
+    Listing(model="claude-sonnet-4-5-20250929", entry="claude-sonnet-4-5", retires_on=date(2026, 11, 30)),
     Listing(model="claude-opus-4-1", is_offered=False),
     Listing(model="claude-opus-4-1-20250805", entry="claude-opus-4-1", is_offered=False),
     Listing(model="claude-opus-4-0", retires_on=date(2026, 6, 15)),
@@ -179,12 +163,8 @@ _OVERLAY = {
 _OVERLAY_WEB_SEARCH_USD_PER_1000 = "10"
 
 
-def read_prices(overrides_path: Path | None) -> dict[str, ModelPrices]:
-    """Read the prices of every model that has any, by exact model id; nothing is fetched from the network.
-
-    Raises:
-        ConfigurationError: the user's table cannot be read or is not in the format above.
-    """
+def read_prices() -> dict[str, ModelPrices]:
+    """Read the prices of every listed model that has any, by exact id; nothing is fetched from the network."""
     from genai_prices import __version__
 
     entries = anthropic_entries()
@@ -203,8 +183,6 @@ def read_prices(overrides_path: Path | None) -> dict[str, ModelPrices]:
                 retires_on=listing.retires_on,
                 is_offered=listing.is_offered,
             )
-    if overrides_path is not None:
-        book |= _read_overrides(overrides_path)
     return book
 
 
@@ -307,90 +285,14 @@ def overlay_periods(model: str) -> tuple[PricePeriod, ...] | None:
         cache_write_1h_microcents_per_mtok=parse_usd(usd_write_1h),
         cache_read_microcents_per_mtok=parse_usd(usd_read),
     )
-    return _flat(prices, parse_usd(_OVERLAY_WEB_SEARCH_USD_PER_1000))
+    return flat_periods(prices, parse_usd(_OVERLAY_WEB_SEARCH_USD_PER_1000))
 
 
-def _flat(prices: TokenPrices, web_search_microcents_per_1000: int | None) -> tuple[PricePeriod, ...]:
-    """Prices that hold always and for prompts of any length."""
+def flat_periods(prices: TokenPrices, web_search_microcents_per_1000: int | None) -> tuple[PricePeriod, ...]:
+    """Return prices that hold always and for prompts of any length."""
     tier = PriceTier(above_prompt_tokens=0, prices=prices)
     return (
         PricePeriod(
             starts_on=date.min, standard=(tier,), web_search_microcents_per_1000=web_search_microcents_per_1000
         ),
     )
-
-
-_REQUIRED_KEYS = ("input", "output")
-_MODEL_KEYS = (*_REQUIRED_KEYS, "cache_write_5m", "cache_write_1h", "cache_read", "web_search_per_1000")
-
-
-def _read_overrides(path: Path) -> dict[str, ModelPrices]:
-    listings = {listing.model: listing for listing in LISTINGS}
-    return {
-        model: ModelPrices(
-            model=model,
-            source=OVERRIDES_SOURCE,
-            periods=_override_periods(path, model, table),
-            us_multiplier=US_MULTIPLIER if model not in listings or listings[model].us else None,
-            retires_on=listings[model].retires_on if model in listings else None,
-        )
-        for model, table in _override_tables(path).items()
-    }
-
-
-def _override_tables(path: Path) -> Mapping[str, Any]:
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigurationError(
-            f"BUDGET_PRICES names {path}, which cannot be read ({exc.strerror}): correct the path or unset it."
-        ) from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigurationError(f"BUDGET_PRICES file {path} is not UTF-8 text: save it as UTF-8.") from exc
-    except (tomllib.TOMLDecodeError, RecursionError) as exc:
-        raise ConfigurationError(f"BUDGET_PRICES file {path} is not valid TOML: {exc}.") from exc
-    tables = document.get("models")
-    if document.keys() != {"models"} or not isinstance(tables, dict):
-        raise ConfigurationError(
-            f'BUDGET_PRICES file {path} must hold tables named [models."<model id>"] and nothing else at its top level.'
-        )
-    return tables
-
-
-def _override_periods(path: Path, model: str, table: object) -> tuple[PricePeriod, ...]:
-    place = f'BUDGET_PRICES file {path}, table [models."{model}"]'
-    if not model.strip() or not isinstance(table, dict):
-        raise ConfigurationError(f'{place}: write one table for each model, headed [models."<model id>"].')
-    for key in table:
-        if key not in _MODEL_KEYS:
-            raise ConfigurationError(
-                f"{place}, key {key}: no such price; the keys are {', '.join(_MODEL_KEYS)}, "
-                "in US dollars per million tokens (searches: per thousand)."
-            )
-    for key in _REQUIRED_KEYS:
-        if key not in table:
-            raise ConfigurationError(f'{place}, key {key}: missing; write it as {key} = "3.00".')
-    given = {key: _override_price(place, key, value) for key, value in table.items()}
-    # Multiples in hundredths of the input price (Anthropic, "Prompt caching", pricing), rounded up to a microcent.
-    by_default = {
-        key: -(-given["input"] * hundredths // 100)
-        for key, hundredths in (("cache_write_5m", 125), ("cache_write_1h", 200), ("cache_read", 10))
-    }
-    prices = TokenPrices(
-        input_microcents_per_mtok=given["input"],
-        output_microcents_per_mtok=given["output"],
-        cache_write_5m_microcents_per_mtok=given.get("cache_write_5m", by_default["cache_write_5m"]),
-        cache_write_1h_microcents_per_mtok=given.get("cache_write_1h", by_default["cache_write_1h"]),
-        cache_read_microcents_per_mtok=given.get("cache_read", by_default["cache_read"]),
-    )
-    return _flat(prices, given.get("web_search_per_1000"))
-
-
-def _override_price(place: str, key: str, value: object) -> int:
-    """Microcents per million tokens are the microcents of the dollars per million tokens."""
-    if not isinstance(value, str):
-        raise ConfigurationError(f'{place}, key {key}: write the price as a string, such as {key} = "3.00".')
-    try:
-        return parse_usd(value, name=key)
-    except InvalidArgumentError as exc:
-        raise ConfigurationError(f"{place}, key {key}: {exc.message}") from exc

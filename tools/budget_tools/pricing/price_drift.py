@@ -62,7 +62,7 @@ class Upstream:
 
 
 def installed_upstream() -> Upstream:
-    """Read what is installed: genai-prices, and the SDK's lists (anthropic 2.12, types/model.py and messages.py)."""
+    """Read what is installed: genai-prices, and the SDK's lists (anthropic 2.15, types/model.py and _data)."""
     sdk_models: frozenset[str] | None = None
     retirements: Mapping[str, str] | None = None
     try:  # here: the SDK takes most of a second to import
@@ -72,7 +72,7 @@ def installed_upstream() -> Upstream:
     except ImportError:
         pass
     try:
-        from anthropic.resources.messages.messages import DEPRECATED_MODELS
+        from anthropic._data import DEPRECATED_MODELS
 
         retirements = DEPRECATED_MODELS
     except ImportError:
@@ -85,7 +85,7 @@ def find_drift(upstream: Upstream, *, today: date, max_overlay_days: int = MAX_O
     return (
         *_entry_drift(upstream.entries),
         *_missing_entries(upstream.entries),
-        *_sdk_drift(upstream),
+        *_sdk_drift(upstream, today),
         *_age(today, max_overlay_days),
     )
 
@@ -179,7 +179,7 @@ def _exact_ids(clause: "MatchLogic") -> Iterator[str]:
             yield from _exact_ids(part)
 
 
-def _sdk_drift(upstream: Upstream) -> Iterator[str]:
+def _sdk_drift(upstream: Upstream, today: date) -> Iterator[str]:
     """Models that the SDK lists, and the dates from which it says that they are gone."""
     if upstream.sdk_models is None:
         yield "The Anthropic SDK no longer lists its models in anthropic.types.Model: find where it does."
@@ -187,17 +187,43 @@ def _sdk_drift(upstream: Upstream) -> Iterator[str]:
         yield f"{model} is listed by the Anthropic SDK and not by us: add a Listing, with overlay prices if need be."
     if upstream.retirements is None:
         yield "The Anthropic SDK no longer keeps retirement dates in DEPRECATED_MODELS: find where it does."
-        return
     for listing in LISTINGS:
-        text = upstream.retirements.get(listing.model)
-        announced = None if text is None else _sdk_date(text)
-        if text is not None and announced is None:
+        yield from _lifecycle_drift(listing, upstream, today)
+
+
+def _lifecycle_drift(listing: Listing, upstream: Upstream, today: date) -> Iterator[str]:
+    """What the SDK says of a model's end that is not said here.
+
+    The SDK drops a model from both of its lists once it has retired. A model that is out of service here may therefore
+    be missing there; one that is in service here may not.
+    """
+    here = listing.retires_on
+    is_gone = not listing.is_offered or (here is not None and here <= today)
+    text = None if upstream.retirements is None else upstream.retirements.get(listing.model)
+    if text is not None:
+        announced = _sdk_date(text)
+        if announced is None:
             yield f'{listing.model} retires on "{text}", says the Anthropic SDK, which cannot be read as a date.'
-        elif announced != listing.retires_on:
+        elif announced != here:
             yield (
-                f"{listing.model} retires on {announced or 'no announced date'}, says the Anthropic SDK, "
-                f"and on {listing.retires_on or 'no announced date'} here: correct its Listing."
+                f"{listing.model} retires on {announced}, says the Anthropic SDK, "
+                f"and on {here or 'no announced date'} here: correct its Listing."
             )
+    elif upstream.sdk_models is None or upstream.retirements is None:
+        return
+    elif listing.model not in upstream.sdk_models:
+        if not is_gone:
+            yield (
+                f"{listing.model} has left the Anthropic SDK's list of models and is in service here: "
+                "give its Listing the date of its retirement, or is_offered=False."
+            )
+    elif here is not None:
+        yield (
+            f"{listing.model} retires on no announced date, says the Anthropic SDK, which lists it, "
+            f"and on {here} here: correct its Listing."
+        )
+    elif is_gone:
+        yield f"{listing.model} is listed by the Anthropic SDK and not offered here: correct its Listing."
 
 
 def _sdk_date(text: str) -> date | None:
