@@ -169,6 +169,8 @@ class PriceBook:
     def cost_of(self, model: str, reported: ReportedUsage, *, at: datetime | None = None) -> Charge:
         """Price a report entry by entry, exactly; the sum is rounded up once.
 
+        An entry that sums up several calls is priced as calls of equal prompts; without their number, as one call.
+
         Args:
             model: the exact id of every entry that names none.
             reported: what was reported.
@@ -179,14 +181,16 @@ class PriceBook:
             UsageError: as for ``cost``.
         """
         moment = _moment(at)
-        costs = [self._exact_cost(entry.model or model, entry.usage, moment) for entry in reported.entries]
+        costs = [
+            self._exact_cost(entry.model or model, entry.usage, moment, entry.calls or 1) for entry in reported.entries
+        ]
         sources = dict.fromkeys(source for _, source in costs)
         return _charge(sum((exact for exact, _ in costs), Fraction(0)), " + ".join(sources))
 
-    def _exact_cost(self, model: str, usage: TokenUsage, at: datetime) -> tuple[Fraction, str]:
+    def _exact_cost(self, model: str, usage: TokenUsage, at: datetime, calls: int = 1) -> tuple[Fraction, str]:
         prices = self.price(model)
         period = prices.on(at.date())
-        tier = _tier(_tiers(prices, period, usage), usage.prompt_tokens)
+        tier = _tier(_tiers(prices, period, usage), -(-usage.prompt_tokens // calls))
         # Counts times microcents per million tokens: whole numbers until the one division at the end.
         millionths = usage.input_tokens * tier.input_microcents_per_mtok
         millionths += usage.output_tokens * tier.output_microcents_per_mtok
