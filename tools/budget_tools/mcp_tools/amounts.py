@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 UsageArgument = Annotated[
     Any,
-    Field(description="As the API, SDK or Claude Code gave it; of several calls, a list."),
+    Field(description="As reported; of several: a list, or a sum with calls."),
     WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "array"}]}),
 ]
 """A tool argument for what calls used, in any shape that ``read_usage`` knows."""
 
-CallsArgument = Annotated[int | None, Field(strict=True, ge=1, description="How many, if usage is one sum of several.")]
-"""A tool argument for how many calls one usage object sums up."""
+CallsArgument = Annotated[int | None, Field(strict=True, ge=1), WithJsonSchema({"type": "integer"})]
+"""A tool argument for how many calls one usage object sums up; what it means is said beside ``usage``."""
 
 _WAY_OUT = "give what was billed as usd instead, or leave out a field that costs nothing"
 

@@ -38,7 +38,7 @@ async def commit_usage(
     usage: UsageArgument = None,
     calls: CallsArgument = None,
     latency_ms: Amount = None,
-    metadata: Annotated[dict[str, Any] | None, Field(description="Kept with the record.")] = None,
+    metadata: dict[str, Any] | None = None,
     idempotency_key: Annotated[str, Field(description="Repeat it to repeat safely.", max_length=256)] = "",
 ) -> Annotated[CallToolResult, CommitUsageResult]:
     """Settle a reservation, once, with what was really spent; the rest goes back.

@@ -23,7 +23,7 @@ def charge_warnings(prices: PriceBook, model: str, reported: ReportedUsage, char
     """
     warnings = [*reported.warnings, *_other_costs(reported, charge)]
     for entry in reported.entries:
-        warnings += _steps(prices, entry.model or model, entry)
+        warnings += _steps(prices, prices.priced_as(entry.model, model), entry)
     if any(entry.usage.prompt_tokens and not entry.usage.output_tokens for entry in reported.entries):
         warnings.append("the usage counts no output, which is right only if nothing came back")
     return tuple(dict.fromkeys(warnings))
