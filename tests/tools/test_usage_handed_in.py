@@ -135,6 +135,7 @@ async def test_the_calls_of_a_session_cost_what_each_of_them_costs(client: Clien
         ({"model": MODEL, "calls": 2}, "both of model with usage"),
         ({"model": MODEL, "usage": [USAGE], "calls": 2}, "calls"),
         ({"model": MODEL, "usage": USAGE, "calls": 0}, "calls"),
+        ({"model": MODEL, "usage": USAGE, "calls": 101}, "fewer prompt tokens than calls"),
         ({"model": MODEL, "usage": {**USAGE, "cache_read_tokens": 0, "requests": 3}, "calls": 2}, "calls (2)"),
     ],
 )

@@ -262,7 +262,11 @@ def test_what_a_shape_cannot_hold_is_refused_by_name(
         ({"promptTokenCount": 5, "candidatesTokenCount": 3, "totalTokenCount": 8}, "promptTokenCount"),
         ({"request_tokens": 5, "response_tokens": 3}, "request_tokens"),
         ({"input": 5, "output": 3, "unit": "TOKENS"}, "input"),
-        ({"requests": 3, "input_tokens": 5, "output_tokens": 3, "total_tokens": 8}, "requests"),
+        ({"requests": 6, "input_tokens": 5, "output_tokens": 3}, "fewer prompt tokens than calls"),
+        (
+            {"requests": 1, "input_tokens": 5, "output_tokens": 3, "cache_read_input_tokens": 9},
+            "cache_read_input_tokens",
+        ),
         ({"prompt_tokens": 5}, "completion_tokens"),
         ({"usage": {"input_tokens": 5, "output_tokens": 3}, "model": MODEL}, "whole answer: give its usage alone"),
         ({"modelUsage": {MODEL: OF_CLAUDE_CODE}, "usage": {"input_tokens": 5}}, "give its modelUsage alone"),
@@ -329,6 +333,15 @@ def test_a_sum_of_calls_is_priced_by_the_length_of_each(calls: int | None, micro
 
     assert cost(usage, "claude-haiku-5-5", calls) == microcents
     assert cost([{"input_tokens": 10_000, "output_tokens": 100}] * 24, "claude-haiku-5-5") == 2_520_000
+
+
+def test_a_run_that_only_counts_its_requests_is_a_sum_of_them() -> None:
+    """pydantic-ai leaves out what is 0."""
+    usage = {"requests": 24, "input_tokens": 240_000, "output_tokens": 2_400}
+
+    assert cost(usage, "claude-haiku-5-5") == 2_520_000
+    assert cost({**usage, "requests": 0}, "claude-haiku-5-5") == 12_600_000
+    assert cost([usage, usage], "claude-haiku-5-5") == 5_040_000
 
 
 def test_every_shape_stands_in_the_documentation() -> None:

@@ -7,7 +7,7 @@ steps of one call. Prices are no business of these modules; ``book`` turns usage
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Self
 
@@ -143,7 +143,8 @@ def read_usage(usage: object, *, unsplit_cache_ttl: CacheTtl = "1h", calls: int 
             raise UsageError("The usage is a list without entries, so its cost is unknown.")
         if calls is not None:
             raise UsageError("calls goes with one sum of usage: in a list, each call stands for itself.")
-        return _joined([_one_report(each, f"[{number}].", unsplit_cache_ttl, 1) for number, each in enumerate(usage)])
+        read = _joined([_one_report(each, f"[{at}].", unsplit_cache_ttl, None) for at, each in enumerate(usage)])
+        return replace(read, entries=tuple(replace(entry, calls=entry.calls or 1) for entry in read.entries))
     return _one_report(usage, "", unsplit_cache_ttl, calls)
 
 
@@ -189,6 +190,8 @@ def _report(fields: Fields, unsplit_cache_ttl: CacheTtl, calls: int | None, mode
     steps = priced_steps(fields, top, shape, unsplit_cache_ttl=unsplit_cache_ttl)
     if calls is not None and ((calls > 1 and len(steps) > 1) or top.calls not in (None, calls)):
         raise UsageError(f"calls ({calls}) contradict the usage, which tells its calls apart or counts them otherwise.")
+    if (calls or top.calls or 1) > max(1, top.prompt_tokens):
+        raise UsageError(f"The usage{fields.at and f' {fields.at[:-1]}'} has fewer prompt tokens than calls.")
     entries = (
         UsageEntry(usage=_token_usage(step.counts), model=step.model or model, calls=step.calls or calls)
         for step in steps

@@ -152,7 +152,7 @@ PYDANTIC_AI = Shape(
     name="pydantic-ai or genai-prices",
     tells=(
         *("cache_read_tokens", "cache_write_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens"),
-        *("output_reasoning_tokens", "web_searches", "tool_calls", "unmeasured_requests"),
+        *("output_reasoning_tokens", "web_searches", "tool_calls", "unmeasured_requests", "requests"),
     ),
     cache_read=("cache_read_tokens",),
     cache_write=("cache_write_tokens",),

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from budget_tools.pricing.usage_fields import Fields, shown
 
 _SERVICE_TIERS = {
-    **dict.fromkeys(("", "auto", "default", "normal", "on_demand", "regular", "standard", "standard_only"), "standard"),
+    **dict.fromkeys(("", "auto", "default", "none", "normal", "on_demand", "standard", "standard_only"), "standard"),
     "batch": "batch",
     "priority": "priority",
 }
-_SPEEDS = {**dict.fromkeys(("", "default", "normal", "regular", "standard"), "standard"), "fast": "fast"}
+_SPEEDS = {**dict.fromkeys(("", "default", "none", "normal", "standard"), "standard"), "fast": "fast"}
 
 # A geography that is not listed is kept as it came: whether it has a price is for the price book to say.
 _GEOGRAPHIES = {**dict.fromkeys(("", "global", "n/a", "none", "not_available", "null"), ""), "us": "us"}
