@@ -24,7 +24,7 @@ from budget_tools.core.errors import UsageError
 from budget_tools.core.money import format_usd
 from budget_tools.pricing.book import PriceBook
 from budget_tools.pricing.tokens import most_input_tokens
-from budget_tools.pricing.usage import TokenUsage
+from budget_tools.pricing.usage import read_usage
 
 MODEL, MAX_TOKENS, MAX_TURNS = "claude-sonnet-5-5", 1_000, 5
 SETTINGS = ("CYCLES_BASE_URL", "CYCLES_API_KEY", "CYCLES_TENANT", "ANTHROPIC_API_KEY")
@@ -105,9 +105,9 @@ def record(usage: StreamUsage, turn: int, reply: Message | BaseException) -> Non
         usage.custom |= {"stop_reason": reply.stop_reason, "tool_calls": tool_calls}
         usage.model_version = reply.model
         with suppress(UsageError):  # what cannot be priced is not known to be less than the bound
-            used = TokenUsage.from_api(reply.model_dump().get("usage"))
+            used = read_usage(reply.model_dump().get("usage"))
             usage.tokens_input, usage.tokens_output = used.prompt_tokens, used.output_tokens
-            usage.set_actual_cost(PRICES.cost(MODEL, used).amount_microcents)
+            usage.set_actual_cost(PRICES.cost_of(MODEL, used).amount_microcents)
 
 
 def run_tool(call: ToolUseBlock) -> dict[str, Any]:

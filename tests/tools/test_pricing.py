@@ -36,7 +36,7 @@ from budget_tools.pricing import price_data
 from budget_tools.pricing.book import Charge, PriceBook
 from budget_tools.pricing.price_data import OVERLAY_SOURCE, ModelPrices
 from budget_tools.pricing.request_options import RequestOptions
-from budget_tools.pricing.usage import MAX_COUNT, TokenUsage
+from budget_tools.pricing.usage import MAX_COUNT, TokenUsage, read_usage
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 # Opus 4.6 and Sonnet 4.6 lost their long-context price on this day (genai-prices, start_date).
@@ -449,9 +449,9 @@ def test_writes_without_a_split_stay_within_the_bound_of_the_lifetime_that_was_a
         "claude-opus-5-5", input_tokens=1_000, max_output_tokens=1, at=NOW, options=RequestOptions(cache="5m")
     )
 
-    usage = TokenUsage.from_api({**report, "inference_geo": "us"}, unsplit_cache_ttl="5m")
+    reported = read_usage({**report, "inference_geo": "us"}, unsplit_cache_ttl="5m")
 
-    assert book().cost("claude-opus-5-5", usage, at=NOW).amount_microcents == bound
+    assert book().cost_of("claude-opus-5-5", reported, at=NOW).amount_microcents == bound
 
 
 def test_a_plain_request_is_not_charged_for_a_cache_it_does_not_use() -> None:

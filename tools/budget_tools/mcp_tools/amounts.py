@@ -2,23 +2,40 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from budget_tools.core.errors import InvalidArgumentError
+from pydantic import Field, WithJsonSchema
+
+from budget_tools.core.errors import InvalidArgumentError, UsageError
 from budget_tools.core.money import MAX_AMOUNT, UNITS, USD_MICROCENTS
-from budget_tools.pricing.usage import TokenUsage
+from budget_tools.pricing.charge_warnings import charge_warnings
+from budget_tools.pricing.usage import ReportedUsage, read_usage
 
 if TYPE_CHECKING:
     from budget_tools.pricing.book import PriceBook
 
+UsageArgument = Annotated[
+    Any,
+    Field(description="As reported; of several: a list, or a sum with calls."),
+    WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "array"}]}),
+]
+"""A tool argument for what calls used, in any shape that ``read_usage`` knows."""
+
+CallsArgument = Annotated[int | None, Field(strict=True, ge=1), WithJsonSchema({"type": "integer"})]
+"""A tool argument for how many calls one usage object sums up; what it means is said beside ``usage``."""
+
+_WAY_OUT = "give what was billed as usd instead, or leave out a field that costs nothing"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PricedAmount:
-    """An amount in a unit, and where its price came from if a model's tokens gave it."""
+    """An amount in a unit; if usage gave it, also whose prices, what was read of the usage, and what to say of it."""
 
     unit: str
     amount: int
     price_source: str = ""
+    reported: ReportedUsage | None = None
+    warnings: tuple[str, ...] = ()
 
     def wire(self) -> dict[str, object]:
         """Give the protocol's Amount."""
@@ -58,30 +75,44 @@ def stated_amount(
 
 
 def spent_amount(
-    prices: "PriceBook", *, usd: int | None, amount: int | None, unit: str, model: str, usage: TokenUsage | None
+    prices: "PriceBook", *, usd: int | None, amount: int | None, unit: str, model: str, usage: object, calls: int | None
 ) -> PricedAmount:
     """Read what was spent: an amount, or a model with the usage that its answer reported, priced here.
 
     Raises:
         InvalidArgumentError: none of the ways was used, more than one, or one of them in part.
-        UsageError: the usage cannot be priced.
+        UsageError: the usage cannot be priced; says what to give instead.
     """
     words = "model with usage"
-    by_model = bool(model) or usage is not None
+    by_model = bool(model) or usage is not None or calls is not None
     stated = stated_amount(usd=usd, amount=amount, unit=unit, by_model=by_model, model_words=words)
     if stated is not None:
         return stated
     if not model or usage is None:
         raise InvalidArgumentError(f"To say the amount by price, give both of {words}.")
-    charge = prices.cost(model, usage)
-    return PricedAmount(unit=USD_MICROCENTS, amount=charge.amount_microcents, price_source=charge.price_source)
+    try:
+        reported = read_usage(usage, calls=calls)
+        charge = prices.cost_of(model, reported)
+    except UsageError as exc:
+        raise UsageError(f"{exc.message.removesuffix('.')}: {_WAY_OUT}.") from exc
+    return PricedAmount(
+        unit=USD_MICROCENTS,
+        amount=charge.amount_microcents,
+        price_source=charge.price_source,
+        reported=reported,
+        warnings=charge_warnings(prices, model, reported, charge),
+    )
 
 
-def metrics_of(model: str, usage: TokenUsage | None) -> dict[str, object]:
+def metrics_of(model: str, reported: ReportedUsage | None) -> dict[str, object]:
     """Give the protocol's metrics of a usage report (Cycles v0, StandardMetrics)."""
-    if usage is None:
+    if reported is None:
         return {}
-    return {"tokens_input": usage.prompt_tokens, "tokens_output": usage.output_tokens, "model_version": model}
+    return {
+        "tokens_input": reported.prompt_tokens,
+        "tokens_output": reported.output_tokens,
+        "model_version": model,
+    }
 
 
 def require_one_way(what: str, ways: Mapping[str, bool]) -> None:

@@ -7,16 +7,12 @@ from pydantic import BaseModel, Field
 
 from budget_tools.core.ids import time_ordered_id
 from budget_tools.core.money import Amount, Money, UsdMicrocents
-from budget_tools.mcp_tools.amounts import metrics_of, spent_amount
+from budget_tools.mcp_tools.amounts import CallsArgument, UsageArgument, metrics_of, spent_amount
 from budget_tools.mcp_tools.answers import answer
 from budget_tools.mcp_tools.balances import in_words, usage_warnings
 from budget_tools.mcp_tools.registration import make_tool
 from budget_tools.mcp_tools.toolkit import ToolContext, toolkit_of
-from budget_tools.pricing.usage import TokenUsage
 from budget_tools.spends.responses import body_of, tightest
-
-UsageArgument = dict[str, Any] | None
-"""The usage object of a Messages answer, as it came; fields that cost nothing are ignored."""
 
 
 class CommitUsageResult(BaseModel):
@@ -39,11 +35,10 @@ async def commit_usage(
     amount: Amount = None,
     unit: Annotated[str, Field(description="The reservation's.")] = "",
     model: Annotated[str, Field(description="Prices usage.")] = "",
-    usage: Annotated[
-        UsageArgument, Field(description="The Messages answer's: {input_tokens, output_tokens, ...}")
-    ] = None,
+    usage: UsageArgument = None,
+    calls: CallsArgument = None,
     latency_ms: Amount = None,
-    metadata: Annotated[dict[str, Any] | None, Field(description="Kept with the record.")] = None,
+    metadata: dict[str, Any] | None = None,
     idempotency_key: Annotated[str, Field(description="Repeat it to repeat safely.", max_length=256)] = "",
 ) -> Annotated[CallToolResult, CommitUsageResult]:
     """Settle a reservation, once, with what was really spent; the rest goes back.
@@ -51,10 +46,9 @@ async def commit_usage(
     Say the amount once: usd, amount with unit, or model with usage.
     """
     kit = toolkit_of(ctx)
-    measured = TokenUsage.from_api(usage) if usage is not None else None
-    actual = spent_amount(kit.prices, usd=usd, amount=amount, unit=unit, model=model, usage=measured)
+    actual = spent_amount(kit.prices, usd=usd, amount=amount, unit=unit, model=model, usage=usage, calls=calls)
     key = idempotency_key or time_ordered_id()
-    metrics = metrics_of(model, measured)
+    metrics = metrics_of(model, actual.reported)
     if latency_ms is not None:
         metrics["latency_ms"] = latency_ms
     body: dict[str, Any] = {"idempotency_key": key, "actual": actual.wire()}
@@ -74,7 +68,7 @@ async def commit_usage(
         remaining=tightest(settled.get("balances") or [], actual.unit),
         price_source=actual.price_source,
         idempotency_key=key,
-        warnings=usage_warnings(settled.get("balances") or []),
+        warnings=[*actual.warnings, *usage_warnings(settled.get("balances") or [])],
         hint="The budget could not cover all of it: it is over its limit until a person funds it." if capped else "",
     )
     return answer(result, _text(result, reservation_id))

@@ -8,13 +8,12 @@ from pydantic import BaseModel, Field
 from budget_tools.core.ids import time_ordered_id
 from budget_tools.core.money import Amount, Money, UsdMicrocents
 from budget_tools.core.subjects import WhoseBudget
-from budget_tools.mcp_tools.amounts import metrics_of, spent_amount
+from budget_tools.mcp_tools.amounts import CallsArgument, UsageArgument, metrics_of, spent_amount
 from budget_tools.mcp_tools.answers import answer
 from budget_tools.mcp_tools.balances import in_words, usage_warnings
 from budget_tools.mcp_tools.registration import make_tool
 from budget_tools.mcp_tools.reserve_budget import OveragePolicy
 from budget_tools.mcp_tools.toolkit import ToolContext, toolkit_of
-from budget_tools.pricing.usage import TokenUsage
 from budget_tools.spends.responses import body_of, denial_of, remaining, tightest
 
 
@@ -40,9 +39,8 @@ async def record_usage(
     amount: Amount = None,
     unit: Annotated[str, Field(description="USD_MICROCENTS (10^-8 USD), TOKENS, CREDITS or RISK_POINTS.")] = "",
     model: Annotated[str, Field(description="Prices usage.")] = "",
-    usage: Annotated[
-        dict[str, Any] | None, Field(description="The Messages answer's: {input_tokens, output_tokens, ...}")
-    ] = None,
+    usage: UsageArgument = None,
+    calls: CallsArgument = None,
     action_kind: Annotated[str, Field(min_length=1, max_length=64)] = "llm.completion",
     action_name: Annotated[str, Field(max_length=256)] = "",
     subject: WhoseBudget = None,
@@ -56,8 +54,7 @@ async def record_usage(
     Say it once: usd, amount with unit, or model with usage. DENY books nothing. Better: reserve_budget before spending.
     """
     kit = toolkit_of(ctx)
-    measured = TokenUsage.from_api(usage) if usage is not None else None
-    actual = spent_amount(kit.prices, usd=usd, amount=amount, unit=unit, model=model, usage=measured)
+    actual = spent_amount(kit.prices, usd=usd, amount=amount, unit=unit, model=model, usage=usage, calls=calls)
     spender = kit.subject.narrowed(subject)
     key = idempotency_key or time_ordered_id()
     body: dict[str, Any] = {
@@ -67,8 +64,8 @@ async def record_usage(
         "actual": actual.wire(),
         "overage_policy": overage_policy,
     }
-    if measured is not None:
-        body["metrics"] = metrics_of(model, measured)
+    if actual.reported is not None:
+        body["metrics"] = metrics_of(model, actual.reported)
     settlement = await kit.settler.book(body)
     denied = denial_of(settlement.response)
     if denied is not None:
@@ -91,7 +88,7 @@ async def record_usage(
         remaining=tightest(booked.get("balances") or [], actual.unit),
         price_source=actual.price_source,
         idempotency_key=key,
-        warnings=usage_warnings(booked.get("balances") or []),
+        warnings=[*actual.warnings, *usage_warnings(booked.get("balances") or [])],
         hint="The budget could not cover all of it: it is over its limit until a person funds it." if capped else "",
     )
     return answer(result, _text(result))

@@ -5,6 +5,7 @@ a microcent. ``worst_case`` bounds a request before it leaves (``bounds``).
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -149,30 +150,41 @@ class PriceBook:
             UnknownModelError: the id is not listed.
             UsageError: the usage holds something that the model has no price for, or a sum beyond int64.
         """
-        exact, source = self._exact_cost(model, usage, _moment(at))
-        return _charge(exact, source)
+        return _charge(*self._exact_cost(model, usage, _moment(at)))
 
     def cost_of(self, model: str, reported: ReportedUsage, *, at: datetime | None = None) -> Charge:
-        """Price a report entry by entry, exactly; the sum is rounded up once.
+        """Price a report entry by entry, exactly, rounded up once; calls in one sum are priced as equally long.
 
         Args:
             model: the exact id of every entry that names none.
-            reported: what was reported.
+            reported: what was reported; a sum that does not say of how many calls is priced as one.
             at: when the call was made, with a time zone; now when absent.
 
         Raises:
-            UnknownModelError: an id is not listed.
-            UsageError: as for ``cost``.
+            UnknownModelError: the id is not listed.
+            UsageError: as for ``cost`` and ``priced_as``.
         """
         moment = _moment(at)
-        costs = [self._exact_cost(entry.model or model, entry.usage, moment) for entry in reported.entries]
-        sources = dict.fromkeys(source for _, source in costs)
-        return _charge(sum((exact for exact, _ in costs), Fraction(0)), " + ".join(sources))
+        priced = [(self.priced_as(entry.model, model), entry) for entry in reported.entries]
+        costs = [self._exact_cost(served, entry.usage, moment, entry.calls or 1) for served, entry in priced]
+        return _charge(sum((exact for exact, _ in costs), Fraction(0)), " + ".join(dict.fromkeys(s for _, s in costs)))
 
-    def _exact_cost(self, model: str, usage: TokenUsage, at: datetime) -> tuple[Fraction, str]:
+    def priced_as(self, named: str, model: str) -> str:
+        """Return the id whose price an entry of usage has: the model that it names, or the model of the call.
+
+        Raises:
+            UsageError: it names a model that is not listed, nor a dated form of the call's.
+        """
+        if named in self._prices:
+            return named
+        if named and not re.fullmatch(rf"{re.escape(model)}-\d{{8}}", named):
+            raise UsageError(f"The usage names a model of its own. {_unknown_model(named, self._prices)}")
+        return model
+
+    def _exact_cost(self, model: str, usage: TokenUsage, at: datetime, calls: int = 1) -> tuple[Fraction, str]:
         prices = self.price(model)
         period = prices.on(at.date())
-        tier = _tier(_tiers(prices, period, usage), usage.prompt_tokens)
+        tier = _tier(_tiers(prices, period, usage), -(-usage.prompt_tokens // calls))
         # Counts times microcents per million tokens: whole numbers until the one division at the end.
         millionths = usage.input_tokens * tier.input_microcents_per_mtok
         millionths += usage.output_tokens * tier.output_microcents_per_mtok

@@ -1,26 +1,28 @@
-"""What one call to a model used, as the Messages API reports it.
+"""What calls to a model used, as they reported it.
 
-The API's report is the only witness of what a call costs, so it is read strictly: a count that is missing or cannot be
-is an error and never a zero. Prices are no business of this module; ``pricing`` turns usage into money.
+The report is the only witness of what a call costs, so it is read strictly: a count that is missing or cannot be is an
+error and never a zero, and a field that may cost money and is not known is one as well. ``read_usage`` is the one
+reader of all reports, of delegations and of tools; ``usage_shapes`` has the shapes they come in, ``usage_steps`` the
+steps of one call. Prices are no business of these modules; ``book`` turns usage into money.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Self
 
 from budget_tools.core.errors import UsageError
+from budget_tools.pricing.usage_fields import MAX_COUNT, Fields, check_count
+from budget_tools.pricing.usage_shapes import CLAUDE_CODE_MODEL, CacheTtl, Reading, read_counts, shape_of
+from budget_tools.pricing.usage_steps import priced_steps
 
-MAX_COUNT = 2**63 - 1
-"""Largest count of tokens or requests that is believed (int64, as the amounts that are computed from it)."""
-
-CacheTtl = Literal["5m", "1h"]
+__all__ = ["MAX_COUNT", "CacheTtl", "ReportedUsage", "TokenUsage", "UsageEntry", "read_usage"]
 
 SERVICE_TIERS = ("standard", "batch", "priority")
 SPEEDS = ("standard", "fast")
 
-# Usage that is billed outside the plain counts: sampling steps of beta features, each at a model of its own, and a
-# credit that changes the price of cache writes. Requests of ours never enable them, so their sums were never bounded.
-_BILLED_ELSEWHERE = ("iterations", "fallback_credit")
+# What holds the usage of an answer, in the answers of these APIs and libraries.
+_WHOLE_ANSWER = ("modelUsage", "model_usage", "usage", "usage_metadata")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,12 +47,12 @@ class TokenUsage:
     speed: str = "standard"
 
     def __post_init__(self) -> None:
-        _check_count("input_tokens", self.input_tokens)
-        _check_count("output_tokens", self.output_tokens)
-        _check_count("cache_read_input_tokens", self.cache_read_input_tokens)
-        _check_count("cache_creation_5m_input_tokens", self.cache_creation_5m_input_tokens)
-        _check_count("cache_creation_1h_input_tokens", self.cache_creation_1h_input_tokens)
-        _check_count("web_search_requests", self.web_search_requests)
+        check_count("input_tokens", self.input_tokens)
+        check_count("output_tokens", self.output_tokens)
+        check_count("cache_read_input_tokens", self.cache_read_input_tokens)
+        check_count("cache_creation_5m_input_tokens", self.cache_creation_5m_input_tokens)
+        check_count("cache_creation_1h_input_tokens", self.cache_creation_1h_input_tokens)
+        check_count("web_search_requests", self.web_search_requests)
         _check_choice("service_tier", self.service_tier, SERVICE_TIERS)
         _check_choice("speed", self.speed, SPEEDS)
         if not isinstance(self.inference_geo, str):
@@ -66,120 +68,167 @@ class TokenUsage:
             + self.cache_creation_1h_input_tokens
         )
 
-    @classmethod
-    def from_api(cls, usage: Mapping[str, Any] | None, *, unsplit_cache_ttl: CacheTtl = "1h") -> Self:
-        """Read a ``usage`` object of the Messages API as it comes, nulls and unknown fields included.
+    @property
+    def is_empty(self) -> bool:
+        """Whether it counts nothing at all."""
+        return not (self.prompt_tokens or self.output_tokens or self.web_search_requests)
 
-        Args:
-            usage: the object as a mapping, for example ``message.usage.model_dump()``.
-            unsplit_cache_ttl: which class to charge cache writes as that the report does not split by lifetime. The
-                dearer hour is right for usage of unknown origin; a caller that asked for five minutes says so, or its
-                cost may pass a bound that was computed for five minutes.
+    @classmethod
+    def from_api(cls, usage: object, *, unsplit_cache_ttl: CacheTtl = "1h") -> Self:
+        """Read usage that one price applies to; for a caller that knows the model, and never asks for more than one.
 
         Raises:
-            UsageError: usage is missing, incomplete or impossible, or holds costs that these counts do not cover.
+            UsageError: as for ``read_usage``, or the usage holds several entries.
         """
-        if usage is None:
-            raise UsageError("The response carries no usage, so its cost is unknown.")
-        if not isinstance(usage, Mapping):
-            raise UsageError("The usage must be an object with token counts.")
-        for name in _BILLED_ELSEWHERE:
-            if usage.get(name):
-                raise UsageError(f"The usage reports {name}, whose cost lies outside the token counts.")
-        for name in ("input_tokens", "output_tokens"):
-            if usage.get(name) is None:
-                raise UsageError(f"The usage has no {name}, so its cost is unknown.")
-        written_5m, written_1h = _cache_writes(usage, unsplit_cache_ttl)
-        server_tools = _section(usage, "server_tool_use")
-        return cls(
-            input_tokens=_count(usage, "input_tokens"),
-            output_tokens=_count(usage, "output_tokens"),
-            cache_read_input_tokens=_count(usage, "cache_read_input_tokens"),
-            cache_creation_5m_input_tokens=written_5m,
-            cache_creation_1h_input_tokens=written_1h,
-            web_search_requests=_count(server_tools, "web_search_requests"),
-            service_tier=_text(usage, "service_tier", "standard"),
-            inference_geo=_text(usage, "inference_geo", ""),
-            speed=_text(usage, "speed", "standard"),
-        )
+        entries = read_usage(usage, unsplit_cache_ttl=unsplit_cache_ttl).entries
+        if len(entries) != 1:
+            raise UsageError("The usage's iterations are billed one by one, so it has no single price.")
+        (only,) = (entry.usage for entry in entries)
+        return cls(**{name: getattr(only, name) for name in cls.__slots__})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UsageEntry:
-    """Usage of one sampling step: ``model`` is the model that it names, ``""`` for the model of the call."""
+    """Usage that is priced by itself: of one call, of one step of it, or of several calls in one sum.
+
+    ``model`` is the model that it names, ``""`` for the model of the call; ``calls`` is how many calls it sums up,
+    ``None`` if nobody said.
+    """
 
     usage: TokenUsage
     model: str = ""
+    calls: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportedUsage:
     """Everything that a report charges for, as entries that are priced one by one and added up.
 
-    ``warnings`` are sentences about what the report holds beside it, for the caller to pass on.
+    ``warnings`` are clauses about what the report holds beside it, for the caller to pass on. ``stated_costs`` are the
+    sums of money that stand beside the counts, by the names of their fields, in US dollars.
     """
 
     entries: tuple[UsageEntry, ...]
     warnings: tuple[str, ...] = ()
+    stated_costs: Mapping[str, Fraction] = field(default_factory=dict)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts, cached or not."""
+        return sum(entry.usage.prompt_tokens for entry in self.entries)
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens of all answers."""
+        return sum(entry.usage.output_tokens for entry in self.entries)
 
 
-def read_usage(usage: Mapping[str, Any] | None, *, unsplit_cache_ttl: CacheTtl = "1h") -> ReportedUsage:
-    """Read a usage object of the Messages API.
+def read_usage(usage: object, *, unsplit_cache_ttl: CacheTtl = "1h", calls: int | None = None) -> ReportedUsage:
+    """Read usage as a call reported it, in any shape that ``usage_shapes`` lists, or a list of such objects.
 
     Args:
         usage: the object as it came, nulls and unknown fields included.
-        unsplit_cache_ttl: as for ``TokenUsage.from_api``.
+        unsplit_cache_ttl: which lifetime to charge cache writes as that the report does not split. The dearer hour is
+            right for usage of unknown origin; a caller that asked for five minutes says so, or its cost may pass a
+            bound that was computed for five minutes.
+        calls: how many calls one object sums up, if that is known.
 
     Raises:
-        UsageError: usage is missing, incomplete or impossible, or holds costs that its counts do not cover.
+        UsageError: usage is missing, incomplete or impossible, or holds what has no known price.
     """
-    return ReportedUsage(entries=(UsageEntry(usage=TokenUsage.from_api(usage, unsplit_cache_ttl=unsplit_cache_ttl)),))
+    if usage is None:
+        raise UsageError("The response carries no usage, so its cost is unknown.")
+    if isinstance(usage, list | tuple):
+        if not usage:
+            raise UsageError("The usage is a list without entries, so its cost is unknown.")
+        if calls is not None:
+            raise UsageError("calls goes with one sum of usage: in a list, each call stands for itself.")
+        read = _joined([_one_report(each, f"[{at}].", unsplit_cache_ttl, None) for at, each in enumerate(usage)])
+        return replace(read, entries=tuple(replace(entry, calls=entry.calls or 1) for entry in read.entries))
+    return _one_report(usage, "", unsplit_cache_ttl, calls)
 
 
-def _cache_writes(usage: Mapping[str, Any], unsplit_cache_ttl: CacheTtl) -> tuple[int, int]:
-    split = _section(usage, "cache_creation")
-    written_5m = _count(split, "ephemeral_5m_input_tokens")
-    written_1h = _count(split, "ephemeral_1h_input_tokens")
-    if usage.get("cache_creation_input_tokens") is None:
-        return written_5m, written_1h
-    unsplit = _count(usage, "cache_creation_input_tokens") - written_5m - written_1h
-    if unsplit < 0:
-        raise UsageError("The usage's cache_creation splits more tokens than cache_creation_input_tokens has in all.")
-    return (written_5m + unsplit, written_1h) if unsplit_cache_ttl == "5m" else (written_5m, written_1h + unsplit)
+def _one_report(usage: object, at: str, unsplit_cache_ttl: CacheTtl, calls: int | None) -> ReportedUsage:
+    """Read one object: the usage of one model, or of each of several."""
+    if not isinstance(usage, Mapping):
+        raise UsageError("The usage must be an object with token counts.")
+    by_model = _by_model(usage)
+    if calls is not None and len(by_model) > 1:
+        raise UsageError("calls goes with one sum of usage, and this usage has one for each of several models.")
+    if by_model:
+        read = [_report(Fields(counts, f"{at}{model}."), unsplit_cache_ttl, calls, model) for model, counts in by_model]
+        report = _joined([each for each in read if each.entries])
+    else:
+        report = _report(Fields(usage, at), unsplit_cache_ttl, calls)
+    where = f" {at[:-1]}" if at else ""
+    if not report.prompt_tokens:
+        raise UsageError(f"The usage{where} counts no prompt, which cannot be: every call that is billed had one.")
+    if any(entry.usage.output_tokens and not entry.usage.prompt_tokens for entry in report.entries):
+        raise UsageError(f"The usage{where} counts the answer to a prompt of no tokens, which cannot be.")
+    return report
 
 
-def _section(usage: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = usage.get(name)
-    if section is None:
-        return {}
-    if not isinstance(section, Mapping):
-        raise UsageError(f"The usage's {name} must be an object.")
-    return section
+def _by_model(usage: Mapping[str, object]) -> list[tuple[str, Mapping[str, object]]]:
+    """Return the usage of each model, if that is what the object holds (Claude Code's ``modelUsage``)."""
+    found: list[tuple[str, Mapping[str, object]]] = []
+    for name, each in usage.items():
+        if not isinstance(each, Mapping) or not all(path in each for path in CLAUDE_CODE_MODEL.needs):
+            return []
+        # Claude Code marks a model's long context in its name.
+        canonical = each.get("canonicalModel")
+        found.append((canonical if isinstance(canonical, str) and canonical else str(name).split("[")[0], each))
+    return found
 
 
-def _count(section: Mapping[str, Any], name: str) -> int:
-    value = section.get(name)
-    return 0 if value is None else _check_count(name, value)
+def _report(fields: Fields, unsplit_cache_ttl: CacheTtl, calls: int | None, model: str = "") -> ReportedUsage:
+    shape = shape_of(fields)
+    if not fields.has(shape.input):
+        for name in _WHOLE_ANSWER:
+            if isinstance(fields.raw.get(name), Mapping):
+                raise UsageError(f"The usage is a whole answer: give its {name} alone.")
+    top = read_counts(fields, shape, unsplit_cache_ttl=unsplit_cache_ttl)
+    steps = priced_steps(fields, top, shape, unsplit_cache_ttl=unsplit_cache_ttl)
+    if calls is not None and ((calls > 1 and len(steps) > 1) or top.calls not in (None, calls)):
+        raise UsageError(f"calls ({calls}) contradict the usage, which tells its calls apart or counts them otherwise.")
+    if (calls or top.calls or 1) > max(1, top.prompt_tokens):
+        raise UsageError(f"The usage{fields.at and f' {fields.at[:-1]}'} has fewer prompt tokens than calls.")
+    entries = (
+        UsageEntry(usage=_token_usage(step.counts), model=step.model or model, calls=step.calls or calls)
+        for step in steps
+    )
+    return ReportedUsage(
+        entries=tuple(entry for entry in entries if not entry.usage.is_empty),
+        warnings=tuple(dict.fromkeys(warning for step in steps for warning in step.counts.warnings)),
+        stated_costs=top.stated_costs,
+    )
 
 
-def _text(usage: Mapping[str, Any], name: str, default: str) -> str:
-    value = usage.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, str):
-        raise UsageError(f"The usage's {name} must be text.")
-    return value
+def _token_usage(counts: Reading) -> TokenUsage:
+    return TokenUsage(
+        input_tokens=counts.input_tokens,
+        output_tokens=counts.output_tokens,
+        cache_read_input_tokens=counts.cache_read_input_tokens,
+        cache_creation_5m_input_tokens=counts.cache_creation_5m_input_tokens,
+        cache_creation_1h_input_tokens=counts.cache_creation_1h_input_tokens,
+        web_search_requests=counts.web_search_requests,
+        service_tier=counts.service_tier,
+        inference_geo=counts.inference_geo,
+        speed=counts.speed,
+    )
 
 
-def _check_count(name: str, value: object) -> int:
-    # bool is an int to Python, and a float may have lost what it counted: neither is a count.
-    if type(value) is not int:
-        raise UsageError(f"The usage's {name} must be a whole number.")
-    if value < 0:
-        raise UsageError(f"The usage's {name} must not be negative.")
-    if value > MAX_COUNT:
-        raise UsageError(f"The usage's {name} is too large to be true.")
-    return value
+def _joined(reports: Sequence[ReportedUsage]) -> ReportedUsage:
+    """Join reports into one; a stated cost is one of all of them, or of none."""
+    names = set[str]().union(*(report.stated_costs for report in reports))
+    return ReportedUsage(
+        entries=tuple(entry for report in reports for entry in report.entries),
+        warnings=tuple(dict.fromkeys(warning for report in reports for warning in report.warnings)),
+        stated_costs={
+            name: sum((report.stated_costs[name] for report in reports), Fraction(0))
+            for name in sorted(names)
+            if all(name in report.stated_costs for report in reports)
+        },
+    )
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

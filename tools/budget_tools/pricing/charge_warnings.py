@@ -1,0 +1,56 @@
+"""What is to be said beside the price of usage that somebody handed in: where it may not be what was billed."""
+
+from datetime import UTC, datetime
+from fractions import Fraction
+
+from budget_tools.core.money import MICROCENTS_PER_USD, ceil_microcents, format_usd
+from budget_tools.pricing.book import Charge, PriceBook
+from budget_tools.pricing.usage import ReportedUsage, UsageEntry
+
+# Others round to a few digits, and some compute with floats.
+_SAME_WITHIN = Fraction(1, 1_000)
+_SAME_WITHIN_MICROCENTS = 100
+
+
+def charge_warnings(prices: PriceBook, model: str, reported: ReportedUsage, charge: Charge) -> tuple[str, ...]:
+    """Return clauses about a charge, for the caller to pass on.
+
+    Args:
+        prices: what the usage was priced with.
+        model: the model of every entry that names none.
+        reported: the usage.
+        charge: its price.
+    """
+    warnings = [*reported.warnings, *_other_costs(reported, charge)]
+    for entry in reported.entries:
+        warnings += _steps(prices, prices.priced_as(entry.model, model), entry)
+    if any(entry.usage.prompt_tokens and not entry.usage.output_tokens for entry in reported.entries):
+        warnings.append("the usage counts no output, which is right only if nothing came back")
+    return tuple(dict.fromkeys(warnings))
+
+
+def _other_costs(reported: ReportedUsage, charge: Charge) -> list[str]:
+    """Compare the price with the costs that stand beside the counts."""
+    warnings: list[str] = []
+    for name, usd in reported.stated_costs.items():
+        stated = usd * MICROCENTS_PER_USD
+        tolerance = max(_SAME_WITHIN * charge.amount_microcents, Fraction(_SAME_WITHIN_MICROCENTS))
+        if abs(stated - charge.amount_microcents) > tolerance:
+            warnings.append(
+                f"the usage says {name} ${format_usd(ceil_microcents(stated))}, and its tokens are priced "
+                f"${format_usd(charge.amount_microcents)}: if the former was billed, give it as usd next time"
+            )
+    return warnings
+
+
+def _steps(prices: PriceBook, model: str, entry: UsageEntry) -> list[str]:
+    """Say how a sum beyond a step of the model's prices was priced: it may be of many short calls."""
+    period = prices.price(model).on(datetime.now(UTC).date())
+    tiers = period.fast if entry.usage.speed == "fast" else period.standard
+    above = min((tier.above_prompt_tokens for tier in tiers if tier.above_prompt_tokens), default=None)
+    if above is None or entry.usage.prompt_tokens <= above or entry.calls == 1:
+        return []
+    rule = f"{model} costs more for prompts of more than {above} tokens"
+    if entry.calls is None:
+        return [f"{rule}, and this usage was priced as one call: if it is a sum, give calls or a list of usages"]
+    return [f"{rule}, and its {entry.calls} calls were priced as equally long: only a list of usages is exact"]
