@@ -178,7 +178,7 @@ class PriceBook:
         if named in self._prices:
             return named
         if named and not re.fullmatch(rf"{re.escape(model)}-\d{{8}}", named):
-            raise UsageError(f"The usage names a model of its own. {_unknown_model(named, self._prices)}")
+            raise UsageError(f"The usage names a model of its own. {self._unknown_model(named)}")
         return model
 
     def _exact_cost(self, model: str, usage: TokenUsage, at: datetime, calls: int = 1) -> tuple[Fraction, str]:
