@@ -348,7 +348,7 @@ def test_what_the_api_answers_is_told(environment: Environment, face: Face, stat
 
 def _answering(status: int) -> Callable[[Any], JSONResponse]:
     def answer(_request: object) -> JSONResponse:
-        error = {"type": "error", "error": {"type": "some_error", "message": f"no {KEY}"}}
+        error = {"type": "error", "error": {"type": "some_error", "message": f"model: no {KEY}"}}
         return JSONResponse(error, status_code=status)
 
     return answer
