@@ -127,7 +127,7 @@ def error_from(error: "CyclesProtocolError", doing: str) -> AuthorityError:
         return AuthorityUnavailableError(
             f"The budget authority gave no definite answer to {doing}: {error}", status=error.status
         )
-    if error.error_code is None:
+    if not _PROTOCOL_CODE.fullmatch(error.error_code or ""):
         return _foreign(error.status, doing)
     return AuthorityError(
         f"Could not {doing}: {error}", code=error.error_code or "AUTHORITY_ERROR", status=error.status
