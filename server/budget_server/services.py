@@ -56,6 +56,8 @@ class Services:
         self.default_model: str = settings.budget_model
         self.detaches: bool = settings.budget_on_disconnect == "detach"
         self.has_claude: bool = settings.claude_endpoint.has_credential
+        if settings.is_remote:
+            check_route(settings.cycles_base_url)
         if self.has_claude:
             _warn_of_the_way(settings)
         self._store = None if settings.is_remote else open_ledger(settings)

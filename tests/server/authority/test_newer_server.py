@@ -26,6 +26,7 @@ from budget_server.database.writer import Writer
 from budget_server.demo.scripted_claude import ScriptedClaude, Turn, Usage
 from budget_server.mcp_server.server import create_server
 from budget_server.services import Services
+from budget_tools.core.errors import ConfigurationError
 from contract.face import Face, plain_loopback
 from hosting import call, refused, text_of
 
@@ -370,3 +371,31 @@ async def test_a_reserve_key_repeated_after_its_end_says_that_nothing_is_held(
                 assert "Settle with" not in text_of(again)
     finally:
         await local.aclose()
+
+
+# -- the way there ----------------------------------------------------------------------------------------------------
+
+
+async def test_an_entry_of_no_proxy_keeps_nobody_from_a_cycles_server(
+    tmp_path: Path, face: Face, store: tuple[LedgerStore, str], between: Between, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's library fails on an address in brackets, and on a SOCKS proxy that it does not need."""
+    monkeypatch.setenv("NO_PROXY", "[::1],127.0.0.1")
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    settings = Settings(
+        budget_data_dir=tmp_path / "data",
+        cycles_base_url=face.address,
+        cycles_api_key=SecretStr(store[1]),
+        cycles_tenant="acme",
+    )
+    services = Services(settings)
+    try:
+        async with Client(create_server(services)) as client:
+            assert (await call(client, "check_budget"))["balances"][0]["remaining"]["usd"] == "0.10"
+    finally:
+        await services.aclose()
+    assert between.seen
+
+    monkeypatch.setenv("NO_PROXY", "")
+    with pytest.raises(ConfigurationError, match=r"^ALL_PROXY names a SOCKS proxy"):
+        Services(settings)
