@@ -23,10 +23,10 @@ def absolute_path(text: str) -> Path:
     expanded = os.path.expanduser(os.path.expandvars(text.strip()))  # noqa: PTH111 - Path raises if there is no home
     left = VARIABLE.search(expanded)
     if left is not None:
-        raise ValueError(f"it has {left.group()}, which is not set for this server: write the path out")
+        raise ValueError(f"must be written out: it has {left.group()}, which is not set for this server")
     if not Path(expanded).is_absolute():
         raise ValueError(
-            "it must be an absolute path: hosts start this server in any directory, so a relative one would mean "
+            "must be an absolute path: hosts start this server in any directory, so a relative one would mean "
             "another place for each of them"
         )
     return Path(expanded)

@@ -182,8 +182,8 @@ class Settings(BaseSettings):
         left = _UNEXPANDED.search(value) if isinstance(value, str) and info.field_name not in _PATHS else None
         if left is not None:
             raise ValueError(
-                f"it has {left.group()} in it, which nobody has replaced: write out what it stands for, since most "
-                "hosts pass such text on as it is"
+                f"must be written out: {left.group()} in it was not replaced, since most hosts pass such text on as it "
+                "is"
             )
         return value
 

@@ -154,7 +154,7 @@ def _registration(where: str, host: Host, entry: dict[str, Any], settings: Setti
     try:
         is_here = settings is None or not elsewhere or absolute_path(str(elsewhere)) == settings.budget_data_dir
     except ValueError as exc:
-        return problem(f"{where} cannot start: BUDGET_DATA_DIR is wrong there: {str(exc).removeprefix('it ')}.")
+        return problem(f"{where} cannot start: BUDGET_DATA_DIR is wrong there: {exc}.")
     if not is_here:
         return warning(f"{where} keeps its ledger in {elsewhere}: set BUDGET_DATA_DIR so here, to look at that one.")
     if settings is not None and not elsewhere and os.environ.get("BUDGET_DATA_DIR"):

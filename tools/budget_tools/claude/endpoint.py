@@ -47,7 +47,7 @@ def checked_credential(value: str) -> str:
     """
     if value != value.strip() or not re.fullmatch(r"[\x21-\x7e]*", value):
         raise ValueError(
-            "it has a blank, a line end or another character that a key never has: copy it again, without what is "
+            "must be without blanks, line ends and other characters that no key has: copy it again, without what is "
             "around it"
         )
     return value
@@ -61,10 +61,10 @@ def checked_base_url(value: str) -> str:
     """
     parts = _split(value)
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("it must be an address such as https://gateway.example, with its scheme and without blanks")
+        raise ValueError("must be an address such as https://gateway.example, with its scheme and without blanks")
     segments = [each for each in parts.path.split("/") if each]
     if "v1" in segments[-1:] or "/v1/messages" in parts.path:
-        raise ValueError("it must end before /v1, which every request adds to it: leave /v1 and what follows out")
+        raise ValueError("must end before /v1, which every request adds to it: leave /v1 and what follows out")
     return value
 
 
@@ -98,11 +98,14 @@ def parsed_headers(text: str) -> dict[str, str]:
         if not line.strip():
             continue
         if not colon or not _HEADER_NAME.fullmatch(name):
-            raise ValueError(f"it must be lines of Name: value, and line {number} is not")
+            raise ValueError(f"must be lines of Name: value, and line {number} is not")
         if not _HEADER_VALUE.fullmatch(value):
-            raise ValueError(f"the value of its header {name} has a line end or a character that HTTP does not take")
+            raise ValueError(
+                f"must have values that HTTP takes: that of its header {name} has a line end, or a character that is "
+                "not ASCII"
+            )
         if name.lower() in _FRAMING:
-            raise ValueError(f"its header {name} says how a message is sent, which only the client can say")
+            raise ValueError(f"must leave that to the client: its header {name} says how a message is sent")
         headers = {each: kept for each, kept in headers.items() if each.lower() != name.lower()} | {name: value}
     return headers
 
