@@ -14,6 +14,7 @@ from budget_server.config.paths import JOURNAL_DIRECTORY, LEDGER_FILE
 from budget_server.config.settings import Settings
 from budget_tools.core.errors import ConfigurationError
 from budget_tools.core.money import USD_MICROCENTS, format_usd
+from budget_tools.core.network import check_route
 from budget_tools.core.subjects import Subject
 
 if TYPE_CHECKING:
@@ -55,7 +56,11 @@ class Services:
         self.confirm_above_microcents: int | None = settings.budget_confirm_usd
         self.default_model: str = settings.budget_model
         self.detaches: bool = settings.budget_on_disconnect == "detach"
-        self.has_claude: bool = bool(settings.anthropic_api_key.get_secret_value())
+        self.has_claude: bool = settings.claude_endpoint.has_credential
+        if settings.is_remote:
+            check_route(settings.cycles_base_url)
+        if self.has_claude:
+            _warn_of_the_way(settings)
         self._store = None if settings.is_remote else open_ledger(settings)
         if settings.budget_subagent_servers is not None:
             _ = self.toolbox  # read now: a person looks at the log of the start
@@ -175,18 +180,16 @@ class Services:
         """The gated Messages client.
 
         Raises:
-            ConfigurationError: no API key is set.
+            ConfigurationError: no credential is set, or its requests cannot find a way.
         """
         if not self.has_claude:
             raise ConfigurationError(
-                "ANTHROPIC_API_KEY is not set, so nothing can be delegated: "
-                "add it to this server's environment and restart."
+                "ANTHROPIC_API_KEY is not set, nor is ANTHROPIC_AUTH_TOKEN, so nothing can be delegated: "
+                "add one of them to this server's environment and restart."
             )
         from budget_tools.claude.client import Claude  # imports anthropic, about a second
 
-        return Claude(
-            api_key=self._settings.anthropic_api_key.get_secret_value(), base_url=self._settings.anthropic_base_url
-        )
+        return Claude(self._settings.claude_endpoint)
 
     @cached_property
     def toolbox(self) -> "Toolbox":
@@ -269,6 +272,14 @@ class Services:
             await self.cycles.aclose()
         elif self._store is not None:
             self._store.close()
+
+
+def _warn_of_the_way(settings: Settings) -> None:
+    """Log what will keep requests from the Claude API; all else works without it, so the start goes on."""
+    try:
+        check_route(settings.anthropic_base_url)
+    except ConfigurationError as exc:
+        logger.warning("Nothing can be delegated: %s", exc.message)
 
 
 def open_ledger(settings: Settings) -> LedgerStore:

@@ -357,7 +357,7 @@ def test_what_the_api_answers_is_told(environment: Environment, face: Face, stat
 
 def _answering(status: int) -> Callable[[Any], JSONResponse]:
     def answer(_request: object) -> JSONResponse:
-        error = {"type": "error", "error": {"type": "some_error", "message": f"no {KEY}"}}
+        error = {"type": "error", "error": {"type": "some_error", "message": f"model: no {KEY}"}}
         return JSONResponse(error, status_code=status)
 
     return answer
@@ -443,6 +443,11 @@ def test_a_registration_for_one_project_is_found_from_within_it(
             "warning",
             "keeps its ledger in /other",
         ),
+        (
+            {"command": sys.executable, "args": ["-m", "budget_server"], "env": {"BUDGET_DATA_DIR": "budget"}},
+            "problem",
+            "cannot start: BUDGET_DATA_DIR is wrong there: must be an absolute path",
+        ),
         ({"command": sys.executable, "args": ["-m", "budget_server"]}, "warning", "it keeps another ledger"),
     ],
 )
@@ -458,6 +463,37 @@ def test_a_registration_that_will_not_do_is_told(
     assert found.says(level, "Cursor: 'budget'", says)
     assert "theirs" not in found.output
     assert KEY not in found.output
+
+
+def test_a_registration_whose_ledger_is_written_with_a_tilde_is_that_ledger(
+    environment: Environment, home: Path
+) -> None:
+    """What a server would make of it."""
+    environment["BUDGET_DATA_DIR"] = str(home / "budget")
+    entry = {"command": sys.executable, "args": ["-m", "budget_server"], "env": {"BUDGET_DATA_DIR": "~/budget"}}
+    (home / ".cursor/mcp.json").write_text(json.dumps({"mcpServers": {"budget": entry}}), encoding="utf-8")
+
+    assert doctor(environment).says("ok", "Cursor: 'budget'", "starts")
+
+
+def test_a_token_alone_is_a_credential(environment: Environment) -> None:
+    """Of a gateway."""
+    environment["ANTHROPIC_AUTH_TOKEN"] = KEY
+
+    found = doctor(environment)
+
+    assert found.says("ok", "ANTHROPIC_AUTH_TOKEN is set; --online")
+    assert KEY not in found.output
+
+
+def test_a_way_that_cannot_be_taken_is_a_problem_without_asking(environment: Environment) -> None:
+    """Never a traceback."""
+    environment |= {"ANTHROPIC_API_KEY": KEY, "ALL_PROXY": "socks5://127.0.0.1:1"}
+
+    for arguments in ((), ("--online",)):
+        found = doctor(environment, *arguments)
+        assert found.says("problem", "Nothing can reach the Claude API: ALL_PROXY names a SOCKS proxy")
+        assert "Traceback" not in found.output
 
 
 def test_a_hosts_file_that_cannot_be_read_is_a_warning(environment: Environment, home: Path) -> None:

@@ -20,7 +20,8 @@ from mcp.client.auth.utils import build_oauth_authorization_server_metadata_disc
 from pydantic import BaseModel, ValidationError
 
 from budget_server.config.urls import is_protected
-from budget_tools.core.errors import IssuerUnavailableError
+from budget_tools.core.errors import ConfigurationError, IssuerUnavailableError
+from budget_tools.core.network import client_options
 
 logger = logging.getLogger(__name__)
 
@@ -184,8 +185,12 @@ class Issuer:
         """Read a JSON object; no redirect is followed, and a proxy is asked only where TLS goes through it."""
         body = bytearray()
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        try:
+            route = client_options(url) if _is_https(url) else {"trust_env": False}
+        except ConfigurationError as exc:
+            raise self._unavailable(f"cannot be reached: {exc.message.rstrip('.')}") from exc
         async with (
-            httpx2.AsyncClient(follow_redirects=False, trust_env=_is_https(url)) as client,
+            httpx2.AsyncClient(follow_redirects=False, **route) as client,
             client.stream("GET", url, headers=headers) as response,
         ):
             if response.status_code != 200:

@@ -18,7 +18,9 @@ def doctor(
     online: Annotated[
         bool,
         typer.Option(
-            "--online", help="Prove the API key with one request, free of charge; ask the OAuth issuer for its keys."
+            "--online",
+            help="Prove the way to the Claude API or its gateway, and the credential, with one request that is free of "
+            "charge; ask the OAuth issuer for its keys.",
         ),
     ] = False,
 ) -> None:

@@ -178,7 +178,7 @@ def _print_entry(host: Host, name: str, variables: dict[str, str]) -> None:
 
 def _say_what_is_missing(host: Host, entry: dict[str, Any]) -> None:
     """Name what is set here, and will not be, or may not be, where the host starts the server."""
-    if not entry["env"].get(API_KEY):
+    if not entry["env"].get(API_KEY) and not entry["env"].get("ANTHROPIC_AUTH_TOKEN"):
         lack = f"The server will have no {API_KEY}, so it cannot delegate"
         if host.shares_environment and API_KEY not in entry["env"]:
             lack = (

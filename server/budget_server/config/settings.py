@@ -3,13 +3,29 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from budget_server.config.paths import absolute_path
 from budget_server.config.urls import is_protected
+from budget_tools.claude.endpoint import (
+    DEFAULT_BASE_URL,
+    Endpoint,
+    checked_base_url,
+    checked_credential,
+    parsed_headers,
+)
 from budget_tools.core.errors import ConfigurationError, InvalidArgumentError
 from budget_tools.core.money import parse_usd
 from budget_tools.core.scopes import LEVEL_VALUE, LEVELS
@@ -43,6 +59,22 @@ def _pairs(value: object) -> object:
     return {level: claim for level, _, claim in pairs}
 
 
+def _path(value: object) -> object:
+    return absolute_path(value) if isinstance(value, str) else value
+
+
+AbsolutePath = Annotated[Path, BeforeValidator(_path)]
+
+_UNEXPANDED = re.compile(r"\$\{[^{}]*\}|^\$[A-Za-z_]\w*$")
+_PATHS = frozenset({"budget_data_dir", "budget_subagent_servers", "budget_prices"})
+_LEFT_BLANK = re.compile(r"\$\{user_config\.\w+\}")
+"""What some hosts put for a field of an extension's form that a person left blank."""
+
+
+def _is_left_blank(value: object) -> bool:
+    return isinstance(value, str) and _LEFT_BLANK.fullmatch(value.strip()) is not None
+
+
 class Settings(BaseSettings):
     """The environment variables of this server; each field's name in capitals is the variable's.
 
@@ -61,7 +93,15 @@ class Settings(BaseSettings):
     cycles_toolset: str = Field("", description="Toolset that spends, if any.")
 
     anthropic_api_key: SecretStr = Field(SecretStr(""), description="Key of the Claude API, for delegate_to_claude.")
-    anthropic_base_url: str = Field("https://api.anthropic.com", description="Where the Claude API is.")
+    anthropic_auth_token: SecretStr = Field(
+        SecretStr(""), description="Bearer token of a gateway before that API, instead of a key or beside one."
+    )
+    anthropic_base_url: str = Field(
+        DEFAULT_BASE_URL, description="Where the Claude API, or a gateway to it, is: what stands before /v1/messages."
+    )
+    anthropic_custom_headers: SecretStr = Field(
+        SecretStr(""), description="Headers that a gateway wants beside: lines of Name: value."
+    )
 
     budget_usd: Annotated[int | None, BeforeValidator(_dollars)] = Field(
         None, description="First budget of a new ledger, in dollars such as 5 or 0.50; ignored once there is one."
@@ -72,12 +112,12 @@ class Settings(BaseSettings):
     budget_time_zone: str = Field(
         "", description="Where its days begin, such as Europe/Berlin; this machine's own time zone if left out."
     )
-    budget_data_dir: Path = Field(
+    budget_data_dir: AbsolutePath = Field(
         default_factory=lambda: platformdirs.user_data_path("cycles-budget-mcp", appauthor=False),
         description="Directory of the ledger and of what must survive a crash.",
     )
     budget_model: str = Field("claude-sonnet-5-5", description="Model of a delegation that names none.")
-    budget_subagent_servers: Path | None = Field(
+    budget_subagent_servers: AbsolutePath | None = Field(
         None, description="mcpServers JSON file: the MCP servers whose tools a delegation may be given."
     )
     budget_delegation_minutes: Annotated[int, Field(gt=0)] = Field(
@@ -108,7 +148,7 @@ class Settings(BaseSettings):
     budget_tools: str = Field(
         "all", description="Which tools hosts see: core, all, names of tools, or several with commas."
     )
-    budget_prices: Path | None = Field(None, description="TOML file of prices that override the built-in ones.")
+    budget_prices: AbsolutePath | None = Field(None, description="TOML file of prices that override the built-in ones.")
 
     budget_oauth_issuer: str = Field(
         "",
@@ -130,6 +170,39 @@ class Settings(BaseSettings):
     budget_oauth_ceiling_usd: Annotated[int | None, BeforeValidator(_dollars)] = Field(
         None, description="Most that each delegation of a client with such a token may spend, in dollars."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_blanks_of_a_form(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if not _is_left_blank(value)}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _expanded(cls, value: object, info: ValidationInfo) -> object:
+        left = _UNEXPANDED.search(value) if isinstance(value, str) and info.field_name not in _PATHS else None
+        if left is not None:
+            raise ValueError(
+                f"must be written out: {left.group()} in it was not replaced, since most hosts pass such text on as it "
+                "is"
+            )
+        return value
+
+    @field_validator("cycles_api_key", "anthropic_api_key", "anthropic_auth_token")
+    @classmethod
+    def _credential(cls, value: SecretStr) -> SecretStr:
+        checked_credential(value.get_secret_value())
+        return value
+
+    @field_validator("cycles_base_url", "anthropic_base_url")
+    @classmethod
+    def _base_url(cls, value: str) -> str:
+        return checked_base_url(value) if value else value
+
+    @field_validator("anthropic_custom_headers")
+    @classmethod
+    def _headers(cls, value: SecretStr) -> SecretStr:
+        parsed_headers(value.get_secret_value())
+        return value
 
     @field_validator(*(f"cycles_{level}" for level in LEVELS))
     @classmethod
@@ -190,6 +263,16 @@ class Settings(BaseSettings):
     def is_remote(self) -> bool:
         """Whether budgets live on a Cycles server."""
         return bool(self.cycles_base_url)
+
+    @property
+    def claude_endpoint(self) -> Endpoint:
+        """The Claude API, and who asks it."""
+        return Endpoint(
+            base_url=self.anthropic_base_url,
+            api_key=self.anthropic_api_key.get_secret_value(),
+            auth_token=self.anthropic_auth_token.get_secret_value(),
+            headers=parsed_headers(self.anthropic_custom_headers.get_secret_value()),
+        )
 
     @property
     def subject(self) -> Subject:

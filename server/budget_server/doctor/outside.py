@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from budget_server.config.paths import absolute_path
 from budget_server.config.settings import Settings
 from budget_server.doctor.finding import Finding, ok, problem, warning
 from budget_server.hosts.config_file import HostFile
@@ -13,13 +14,11 @@ from budget_server.hosts.entry import is_ours
 from budget_server.hosts.json_edit import read_object
 from budget_server.hosts.registry import HOSTS, Host, user_file
 from budget_tools.core.errors import BudgetError, ConfigurationError, InvalidArgumentError, IssuerUnavailableError
+from budget_tools.core.network import check_route
 from budget_tools.subagent_tools.config import ServersFile
 
 if TYPE_CHECKING:
     from budget_tools.subagent_tools.toolbox import Toolbox
-
-REQUEST_SECONDS = 15.0
-"""Longest wait for the Claude API."""
 
 
 def tools(settings: Settings, *, starts_servers: bool) -> Iterator[Finding]:
@@ -59,34 +58,24 @@ async def _server(toolbox: "Toolbox", name: str) -> Finding:
 
 
 def claude(settings: Settings, *, is_online: bool) -> Iterator[Finding]:
-    """Say whether an API key is set, and with ``is_online`` whether the API takes it."""
-    key = settings.anthropic_api_key.get_secret_value()
-    if not key:
-        yield warning("ANTHROPIC_API_KEY is not set: nothing can be delegated; all else works.")
-    elif is_online:
-        yield asyncio.run(_asked(key, settings.anthropic_base_url, settings.budget_model))
-    else:
-        yield ok("ANTHROPIC_API_KEY is set; --online proves it with one request, free of charge")
-
-
-async def _asked(key: str, base_url: str, model: str) -> Finding:
-    import anthropic  # here: about a second that few runs should wait for
-    import httpx2
-
-    client = anthropic.AsyncAnthropic(api_key=key, base_url=base_url, max_retries=0, timeout=REQUEST_SECONDS)
+    """Say whether a credential is set and requests find their way, and if ``is_online`` whether the API takes them."""
+    endpoint = settings.claude_endpoint
+    if not endpoint.has_credential:
+        yield warning(
+            "ANTHROPIC_API_KEY is not set, nor is ANTHROPIC_AUTH_TOKEN: nothing can be delegated; all else works."
+        )
+        return
     try:
-        await client.messages.count_tokens(model=model, messages=[{"role": "user", "content": "Hello"}])
-    except (anthropic.AuthenticationError, anthropic.PermissionDeniedError) as exc:
-        return problem(f"The Claude API refuses ANTHROPIC_API_KEY (HTTP {exc.status_code}): make a new one.")
-    except anthropic.NotFoundError:
-        return problem(f"The Claude API takes ANTHROPIC_API_KEY, but has no model {model}: set another BUDGET_MODEL.")
-    except anthropic.APIStatusError as exc:
-        return warning(f"The Claude API answered HTTP {exc.status_code} to a count of tokens: try again later.")
-    except (anthropic.AnthropicError, httpx2.HTTPError, ValueError) as exc:
-        return problem(f"The Claude API gave no answer ({type(exc).__name__}): check the network, ANTHROPIC_BASE_URL.")
-    finally:
-        await client.close()
-    return ok(f"The Claude API takes ANTHROPIC_API_KEY, and serves {model}")
+        check_route(endpoint.base_url)
+    except ConfigurationError as exc:
+        yield problem(f"Nothing can reach the Claude API: {exc.message}")
+        return
+    if is_online:
+        from budget_server.doctor.messages_api import ask
+
+        yield asyncio.run(ask(endpoint, settings.budget_model))
+    else:
+        yield ok(f"{endpoint.credential} is set; --online proves it with one request, free of charge")
 
 
 def issuer(settings: Settings, *, is_online: bool) -> Iterator[Finding]:
@@ -162,7 +151,11 @@ def _registration(where: str, host: Host, entry: dict[str, Any], settings: Setti
         return warning(f"{where} is disabled: enable it in the host.")
     variables = entry.get("env")
     elsewhere = variables.get("BUDGET_DATA_DIR") if isinstance(variables, dict) else None
-    if settings is not None and elsewhere and Path(elsewhere) != settings.budget_data_dir:
+    try:
+        is_here = settings is None or not elsewhere or absolute_path(str(elsewhere)) == settings.budget_data_dir
+    except ValueError as exc:
+        return problem(f"{where} cannot start: BUDGET_DATA_DIR is wrong there: {exc}.")
+    if not is_here:
         return warning(f"{where} keeps its ledger in {elsewhere}: set BUDGET_DATA_DIR so here, to look at that one.")
     if settings is not None and not elsewhere and os.environ.get("BUDGET_DATA_DIR"):
         unless = f" unless {host.title} is started with it" if host.shares_environment else ""

@@ -16,7 +16,7 @@ HIDDEN_NEW = "(hidden, new)"
 
 Entry = dict[str, Any]
 
-_SECRET_NAME = re.compile(r"key|token|secret|passw|auth|credential|cookie", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"key|token|secret|passw|auth|credential|cookie|headers", re.IGNORECASE)
 _MODULE = "budget_server"
 _SHOWN_OF_OTHERS = ("command", "type")
 

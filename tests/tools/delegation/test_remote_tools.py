@@ -396,3 +396,18 @@ async def test_an_address_or_header_that_cannot_be_used_is_told_without_showing_
     assert says in error.value.message
     assert "'far'" in error.value.message
     assert "t0k3n" not in error.value.message
+
+
+@both
+async def test_a_proxy_that_cannot_be_used_is_one_sentence_and_an_exception_from_it_works(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variables of the machine hold for the servers of tools, too."""
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    app = Warehouse().app(kind)
+    async with Port(app) as port, open_toolbox(tmp_path, {"far": entry(port, kind)}) as box:
+        monkeypatch.setenv("NO_PROXY", "")
+        with pytest.raises(ConfigurationError, match="ALL_PROXY names a SOCKS proxy"):
+            await box.open(["far__*"])
+        monkeypatch.setenv("NO_PROXY", "[::1],127.0.0.1")
+        assert await box.open(["far__count"])

@@ -4,12 +4,14 @@ One ticket is one HTTP attempt. The client's own retries are off, because the AP
 after a lost answer may be billed twice, so every attempt is ours to count.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from budget_tools.claude.endpoint import Endpoint, has_no_route
 from budget_tools.claude.stream import Reply, ReplyReader
 from budget_tools.core.errors import UngatedRequestError
 from budget_tools.core.text_safety import sentence
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from anthropic._middleware import AsyncCallNext
     from anthropic._request import APIRequest
     from anthropic._response import AsyncAPIResponse
+
+logger = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_SECONDS = 600.0
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -63,36 +67,47 @@ class Failure:
 
 
 class Claude:
-    """The Messages API of one key.
+    """The Messages API at one endpoint.
 
     Args:
-        api_key: the key; nothing else of the environment is read.
-        base_url: where the API is.
+        endpoint: where it is, and who sends.
+
+    Raises:
+        ConfigurationError: a variable that says which way requests take cannot be used.
     """
 
-    def __init__(self, *, api_key: str, base_url: str) -> None:
-        import anthropic  # here: about a second that no start should wait for
-        import httpx2
+    def __init__(self, endpoint: Endpoint) -> None:
+        import httpx2  # here: about a second that no start should wait for
 
-        self._client: AsyncAnthropic = anthropic.AsyncAnthropic(
-            api_key=api_key,
-            base_url=base_url,
-            max_retries=0,
-            timeout=httpx2.Timeout(REQUEST_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
-            middleware=[_gate],
-            # A redirect would send one reserved message twice, and the key to whoever the answer names.
-            http_client=anthropic.DefaultAsyncHttpxClient(follow_redirects=False),
+        self._endpoint = endpoint
+        self._counts_tokens = True
+        self._client: AsyncAnthropic = endpoint.open_client(
+            timeout=httpx2.Timeout(REQUEST_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS), middleware=[_gate]
         )
 
     async def count_input_tokens(self, request: Mapping[str, Any]) -> int | None:
-        """Ask the API, free of charge, how long a prompt is; ``None`` where it does not say."""
+        """Ask the API, free of charge, how long a prompt is; ``None`` if it does not say.
+
+        An endpoint that does not count tokens is asked once.
+        """
         import anthropic
         import httpx2
 
+        if not self._counts_tokens:
+            return None
         countable = {key: request[key] for key in _COUNTED if key in request}
         try:
             counted = await self._client.messages.count_tokens(**countable, timeout=CONNECT_TIMEOUT_SECONDS)
-        except (anthropic.AnthropicError, httpx2.HTTPError, ValueError):
+        except (anthropic.AnthropicError, httpx2.HTTPError, ValueError, OSError) as exc:
+            if isinstance(exc, anthropic.APIStatusError) and has_no_route(
+                exc.status_code, exc.body, str(request.get("model", ""))
+            ):
+                self._counts_tokens = False
+                logger.warning(
+                    "The endpoint of ANTHROPIC_BASE_URL counts no tokens (HTTP %s): prompts are bounded by their bytes,"
+                    " which reserves more than they will cost",
+                    exc.status_code,
+                )
             return None
         # The client does not insist on the type that it declares: what is no count is as good as no answer.
         tokens: object = getattr(counted, "input_tokens", None)
@@ -122,9 +137,10 @@ class Claude:
             return replace(failure, message=self._harmless(failure.message))
 
     def _harmless(self, message: str) -> str:
-        """Take the key out of the API's own words, which go to hosts and are stored: some gateways quote it."""
-        if len(self._client.api_key or "") >= _SHORTEST_SECRET:
-            message = message.replace(self._client.api_key or "", "(the key)")
+        """Take secrets out of the API's own words, which go to hosts and are stored: some gateways quote them."""
+        for secret in self._endpoint.secrets:
+            if len(secret) >= _SHORTEST_SECRET:
+                message = message.replace(secret, "(the key)")
         return sentence(message)
 
     async def aclose(self) -> None:

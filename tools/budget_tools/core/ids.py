@@ -1,10 +1,32 @@
 """Identifiers made before the first attempt."""
 
 import os
+import re
 import time
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 _RANDOM_BYTES = 10
 _VARIANT = {digit: "89ab"[number % 4] for number, digit in enumerate("0123456789abcdef")}
+_TRAVELS = re.compile(r"(?! )[\x20-\x7e]+(?<! )")
+
+
+def can_travel(key: str) -> bool:
+    """Say whether an idempotency key arrives as it is in an HTTP header, which clients of Cycles servers send it in."""
+    return _TRAVELS.fullmatch(key) is not None
+
+
+def _sendable(key: str) -> str:
+    if key and not can_travel(key):
+        raise ValueError("must be printable ASCII characters, without a blank or a line end at either end")
+    return key
+
+
+IdempotencyKey = Annotated[
+    str, Field(description="Repeat it to repeat safely.", max_length=256), AfterValidator(_sendable)
+]
+"""A key that a caller chose; refused in every mode alike if a Cycles server could not be sent it."""
 
 
 def time_ordered_id() -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
-from budget_tools.core.ids import time_ordered_id
+from budget_tools.core.ids import IdempotencyKey, time_ordered_id
 from budget_tools.core.money import Amount, Money, UsdMicrocents
 from budget_tools.mcp_tools.amounts import CallsArgument, UsageArgument, metrics_of, spent_amount
 from budget_tools.mcp_tools.answers import answer
@@ -39,7 +39,7 @@ async def commit_usage(
     calls: CallsArgument = None,
     latency_ms: Amount = None,
     metadata: dict[str, Any] | None = None,
-    idempotency_key: Annotated[str, Field(description="Repeat it to repeat safely.", max_length=256)] = "",
+    idempotency_key: IdempotencyKey = "",
 ) -> Annotated[CallToolResult, CommitUsageResult]:
     """Settle a reservation, once, with what was really spent; the rest goes back.
 

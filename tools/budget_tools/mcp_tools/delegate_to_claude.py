@@ -11,7 +11,7 @@ from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
 from budget_tools.core.errors import AuthorityError, InvalidArgumentError
-from budget_tools.core.ids import time_ordered_id
+from budget_tools.core.ids import IdempotencyKey, time_ordered_id
 from budget_tools.core.money import USD_MICROCENTS, Money, UsdMicrocents, format_usd
 from budget_tools.core.subjects import WhoseBudget
 from budget_tools.core.uris import BALANCES, delegation_uri
@@ -84,7 +84,7 @@ async def delegate_to_claude(
         int, Field(strict=True, ge=0, le=MAX_WAIT_SECONDS, description="Then it goes on, status running.")
     ] = 45,
     resume: Annotated[str, Field(description="Id of one that stopped; only limits may change.", max_length=128)] = "",
-    idempotency_key: Annotated[str, Field(description="Repeat it to join, not to double.", max_length=256)] = "",
+    idempotency_key: Annotated[IdempotencyKey, Field(description="Repeat it to join, not to double.")] = "",
     subject: WhoseBudget = None,
 ) -> Annotated[CallToolResult, DelegationResult]:
     """Hand a task to a Claude sub-agent that works in turns and cannot overspend.

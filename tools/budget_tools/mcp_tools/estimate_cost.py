@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from mcp.types import CallToolResult
 from pydantic import BaseModel, Field, WithJsonSchema
 
-from budget_tools.core.errors import InvalidArgumentError
+from budget_tools.core.errors import ConfigurationError, InvalidArgumentError
 from budget_tools.core.money import USD_MICROCENTS, Amount, Money
 from budget_tools.mcp_tools.amounts import require_one_way
 from budget_tools.mcp_tools.answers import answer
@@ -212,7 +212,7 @@ async def _measure(kit: Toolkit, model: str, request: dict[str, Any] | None, inp
     if request is None:
         assert input_tokens is not None
         return _Prompt(likely_tokens=input_tokens, most_tokens=input_tokens, source="given")
-    counted = await kit.claude.count_input_tokens({**request, "model": model}) if kit.has_claude else None
+    counted = await _counted(kit, {**request, "model": model})
     if counted is not None:
         return _Prompt(likely_tokens=counted, most_tokens=with_margin(counted), source="counted")
     hidden = hidden_definition_tokens(request.get("tools", []))
@@ -222,6 +222,17 @@ async def _measure(kit: Toolkit, model: str, request: dict[str, Any] | None, inp
         source="estimated",
         unbounded=_UNSEEN_DEFINITIONS if hidden is None else "",
     )
+
+
+async def _counted(kit: Toolkit, request: dict[str, Any]) -> int | None:
+    """Have the API count a prompt; an estimate does without, whatever keeps its requests from there."""
+    if not kit.has_claude:
+        return None
+    try:
+        claude = kit.claude
+    except ConfigurationError:
+        return None  # said at the start, and by whatever needs the API
+    return await claude.count_input_tokens(request)
 
 
 def _estimate(prices: PriceBook, model: str, prompt: _Prompt, call: _Call, left: Money | None) -> ModelEstimate:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
-from budget_tools.core.ids import time_ordered_id
+from budget_tools.core.ids import IdempotencyKey, time_ordered_id
 from budget_tools.mcp_tools.answers import answer, moment
 from budget_tools.mcp_tools.registration import make_tool
 from budget_tools.mcp_tools.toolkit import ToolContext, toolkit_of
@@ -28,7 +28,7 @@ async def extend_reservation(
     ctx: ToolContext,
     reservation_id: Annotated[str, Field(description="From reserve_budget.", min_length=1, max_length=128)],
     seconds: Annotated[int, Field(strict=True, ge=1, le=MAX_SECONDS, description="Beyond its expires_at.")],
-    idempotency_key: Annotated[str, Field(description="Repeat it to repeat safely.", max_length=256)] = "",
+    idempotency_key: IdempotencyKey = "",
 ) -> Annotated[CallToolResult, ExtendReservationResult]:
     """Hold a reservation for longer, before it expires."""
     kit = toolkit_of(ctx)

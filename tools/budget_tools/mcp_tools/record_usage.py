@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
-from budget_tools.core.ids import time_ordered_id
+from budget_tools.core.ids import IdempotencyKey, time_ordered_id
 from budget_tools.core.money import Amount, Money, UsdMicrocents
 from budget_tools.core.subjects import WhoseBudget
 from budget_tools.mcp_tools.amounts import CallsArgument, UsageArgument, metrics_of, spent_amount
@@ -47,7 +47,7 @@ async def record_usage(
     overage_policy: Annotated[
         OveragePolicy, Field(description="Where the budget does not cover it.")
     ] = "ALLOW_IF_AVAILABLE",
-    idempotency_key: Annotated[str, Field(description="Repeat it to repeat safely.", max_length=256)] = "",
+    idempotency_key: IdempotencyKey = "",
 ) -> Annotated[CallToolResult, RecordUsageResult]:
     """Book what was already spent without a reservation.
 

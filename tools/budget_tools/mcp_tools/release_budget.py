@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
-from budget_tools.core.ids import time_ordered_id
+from budget_tools.core.ids import IdempotencyKey, time_ordered_id
 from budget_tools.core.money import Money
 from budget_tools.mcp_tools.answers import answer
 from budget_tools.mcp_tools.registration import make_tool
@@ -27,7 +27,7 @@ async def release_budget(
     ctx: ToolContext,
     reservation_id: Annotated[str, Field(description="From reserve_budget.", min_length=1, max_length=128)],
     reason: Annotated[str, Field(max_length=256)] = "",
-    idempotency_key: Annotated[str, Field(description="Repeat it to repeat safely.", max_length=256)] = "",
+    idempotency_key: IdempotencyKey = "",
 ) -> Annotated[CallToolResult, ReleaseBudgetResult]:
     """Give all of a reservation back. Only where nothing was spent of it: else settle it with commit_usage."""
     kit = toolkit_of(ctx)

@@ -13,7 +13,7 @@ from mcp.types import CallToolResult
 from pydantic import BaseModel, Field
 
 from budget_tools.core.errors import InvalidArgumentError
-from budget_tools.core.ids import time_ordered_id
+from budget_tools.core.ids import IdempotencyKey, time_ordered_id
 from budget_tools.core.money import USD_MICROCENTS, Amount, Money, UsdMicrocents
 from budget_tools.core.subjects import Subject, WhoseBudget
 from budget_tools.core.text_safety import beginning
@@ -31,6 +31,9 @@ MAX_TTL_SECONDS = 86_400
 """Longest lease of the protocol (Cycles v0, ReservationCreateRequest.ttl_ms); an authority may grant less."""
 
 OveragePolicy = Literal["REJECT", "ALLOW_IF_AVAILABLE", "ALLOW_WITH_OVERDRAFT"]
+
+
+_GONE = 410
 
 
 class ReserveBudgetResult(BaseModel):
@@ -118,7 +121,7 @@ async def reserve_budget(
     ttl_seconds: Annotated[int, Field(strict=True, ge=1, le=MAX_TTL_SECONDS)] = 60,
     overage_policy: OveragePolicy = "ALLOW_IF_AVAILABLE",
     dry_run: Annotated[bool, Field(strict=True)] = False,
-    idempotency_key: Annotated[str, Field(description="Repeat it to repeat safely.", max_length=256)] = "",
+    idempotency_key: IdempotencyKey = "",
 ) -> Annotated[CallToolResult, ReserveBudgetResult]:
     """Hold budget before spending it, then settle with commit_usage.
 
@@ -217,6 +220,16 @@ async def _reserve(
             hint=denied.hint,
         )
     held = body_of(response, "reserve", key=key)
+    if can_be_repeated and held.get("reservation_id"):
+        ended = await _end_of(kit, str(held["reservation_id"]))
+        if ended is not None:
+            return ReserveBudgetResult(
+                decision="DENY",
+                remaining=await remaining(kit.cycles, spender, priced.unit),
+                reason_code="RESERVATION_EXPIRED" if ended.is_expired else "RESERVATION_FINALIZED",
+                idempotency_key=key,
+                hint=ended.sentence,
+            )
     if held.get("reservation_id"):
         kit.settler.reservations.remember(held["reservation_id"], subject=body["subject"], action=body["action"])
     expires_at_ms = held.get("expires_at_ms")
@@ -233,6 +246,32 @@ async def _reserve(
         warnings=usage_warnings(held.get("balances") or []),
         hint="" if expires_at_ms is None else "Settle with commit_usage when the cost is known.",
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _End:
+    """What became of a reservation that a repeated key finds again."""
+
+    is_expired: bool
+    sentence: str
+
+
+async def _end_of(kit: Toolkit, reservation_id: str) -> _End | None:
+    """Look whether a reservation holds nothing any more: a repeated key gets the answer of its first call."""
+    response = await kit.cycles.get_reservation(reservation_id)
+    body = response.body if response.is_success and isinstance(response.body, dict) else {}
+    status = "EXPIRED" if response.status == _GONE else str(body.get("status", ""))
+    committed = body.get("committed")
+    amount = f" at {Money.of(committed['amount'], committed['unit'])}" if isinstance(committed, dict) else ""
+    became = {
+        "COMMITTED": f"was settled already{amount}",
+        "RELEASED": "was released already",
+        "EXPIRED": "has expired, and its money went back",
+    }.get(status)
+    if became is None:
+        return None
+    sentence = f"The reservation of this key, {reservation_id}, {became}: for another call, reserve with a new key."
+    return _End(is_expired=status == "EXPIRED", sentence=sentence)
 
 
 def _text(result: ReserveBudgetResult, *, dry_run: bool) -> str:

@@ -4,6 +4,7 @@ Bodies are read field by field rather than through the client library's models, 
 authorities send.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ MAX_PAGE = "200"
 _NO_BUDGET = "BUDGET_NOT_FOUND"
 
 NO_BUDGET_HINT = "No budget is set for this subject: a person sets one (BUDGET_USD for this server's own ledger)."
+
+_PROTOCOL_CODE = re.compile(r"[A-Z][A-Z0-9_]+")
 
 _HINTS = {
     _NO_BUDGET: NO_BUDGET_HINT,
@@ -74,7 +77,8 @@ def denial_of(response: "CyclesResponse") -> Denial | None:
     if response.is_success:
         is_denied, code = body.get("decision") == "DENY", str(body.get("reason_code") or "DENIED")
     else:
-        is_denied, code = response.status == 404 or body.get("error") in DENIALS, str(body.get("error"))
+        code = str(body.get("error"))
+        is_denied = code in DENIALS or _finds_no_budget(response.status, code)
     if not is_denied:
         return None
     return _denial(response.status, code, body.get("retry_after_ms"), body.get("details"))
@@ -83,32 +87,48 @@ def denial_of(response: "CyclesResponse") -> Denial | None:
 def denial_from(error: "CyclesProtocolError") -> Denial | None:
     """Tell a denial from the other errors that a stream reservation raises when it is entered."""
     # The library calls a code that it does not know UNKNOWN; the detail beside it says which it was.
-    detail = (error.details or {}).get("deny_detail") or {}
+    detail = _deny_detail(error.details)
     code = str(detail.get("reason_code") or error.error_code or error.reason_code or "DENIED")
-    is_denied = error.status in (200, 404) or code in DENIALS
+    # Under a status of 200, only a denial has these words: the library raises for an answer that it cannot read, too.
+    says_so = error.status == 200 and str(error).startswith("Reservation denied")
+    is_denied = says_so or code in DENIALS or _finds_no_budget(error.status, error.error_code)
     return _denial(error.status, code, error.retry_after_ms, error.details) if is_denied else None
 
 
-def _denial(status: int, code: str, retry_after_ms: int | None, details: Mapping[str, Any] | None) -> Denial:
+def _deny_detail(details: object) -> Mapping[str, Any]:
+    detail = details.get("deny_detail") if isinstance(details, Mapping) else None
+    return detail if isinstance(detail, Mapping) else {}
+
+
+def _denial(status: int, code: str, retry_after_ms: object, details: object) -> Denial:
     """Build a denial; what the authority itself says of it (``deny_detail``) is nearer to the truth than our hints."""
     # A 404 of a reserve means that no scope of the subject has a budget.
     reason = _NO_BUDGET if status == 404 else code
-    detail = (details or {}).get("deny_detail") or {}
+    detail = _deny_detail(details)
     hint = detail.get("suggested_fix") or _HINTS.get(reason, "Ask for less, or have a person look at the budget.")
     return Denial(
         reason_code=reason,
-        hint=hint,
-        retry_after_ms=retry_after_ms or detail.get("retry_after_ms"),
-        blocked_by_scope=detail.get("blocked_by_scope", ""),
+        hint=str(hint),
+        retry_after_ms=next(
+            (each for each in (retry_after_ms, detail.get("retry_after_ms")) if type(each) is int), None
+        ),
+        blocked_by_scope=str(detail.get("blocked_by_scope") or ""),
     )
+
+
+def _finds_no_budget(status: int, code: str | None) -> bool:
+    """Say whether an authority finds no budget for a reserve, rather than a proxy before it no page for a path."""
+    return status == 404 and code is not None and _PROTOCOL_CODE.fullmatch(code) is not None
 
 
 def error_from(error: "CyclesProtocolError", doing: str) -> AuthorityError:
     """Translate what a stream reservation raises where it is no denial."""
-    if error.status < 0 or error.status >= 500:
+    if error.status < 0 or error.status >= 500 or 200 <= error.status < 300:
         return AuthorityUnavailableError(
             f"The budget authority gave no definite answer to {doing}: {error}", status=error.status
         )
+    if not _PROTOCOL_CODE.fullmatch(error.error_code or ""):
+        return _foreign(error.status, doing)
     return AuthorityError(
         f"Could not {doing}: {error}", code=error.error_code or "AUTHORITY_ERROR", status=error.status
     )
@@ -139,18 +159,29 @@ def body_of(response: "CyclesResponse", doing: str, *, key: str = "", is_kept: b
         raise AuthorityUnavailableError(
             f"The budget authority gave no definite answer to {doing}: {reason}{kept}{again}", status=response.status
         )
-    code = str(body.get("error") or f"HTTP_{response.status}")
+    code = str(body.get("error") or "")
     if is_refused:
         kept = " It is written down, and repeated at the next start." if is_kept else ""
         raise AuthorityError(
-            f"The budget authority refused the credentials to {doing} ({code}): "
+            f"The budget authority refused the credentials to {doing} ({code or f'HTTP {response.status}'}): "
             f"check CYCLES_API_KEY and CYCLES_TENANT.{kept}",
-            code=code,
+            code=code or f"HTTP_{response.status}",
             status=response.status,
         )
+    if not _PROTOCOL_CODE.fullmatch(code):
+        raise _foreign(response.status, doing)
     message = str(body.get("message") or response.error_message or "no reason given").rstrip(".")
     remedy = _REMEDIES.get(code, "Correct the call and try again.")
     raise AuthorityError(f"Could not {doing}: {message}. {remedy}", code=code, status=response.status)
+
+
+def _foreign(status: int, doing: str) -> AuthorityError:
+    return AuthorityError(
+        f"Could not {doing}: HTTP {status} came from something that is not a budget authority: check CYCLES_BASE_URL, "
+        "and the proxy before it if there is one.",
+        code=f"HTTP_{status}",
+        status=status,
+    )
 
 
 def _object_in(response: "CyclesResponse") -> dict[str, Any] | None:
@@ -203,15 +234,25 @@ async def all_balances(client: "AsyncCyclesClient", tenant: str) -> list[Mapping
     page = {"limit": MAX_PAGE}
     while True:
         body = body_of(await client.get_balances(tenant=tenant, **page), "read balances")
-        found += body.get("balances") or []
+        rows = body.get("balances") or []
+        if not all(_is_balance(row) for row in rows):
+            raise AuthorityUnavailableError(
+                "The budget authority gave no definite answer to read balances: it cannot be read."
+            )
+        found += rows
         # An authority that goes on without giving a cursor would be asked the same again and again.
         if not body.get("has_more") or not body.get("next_cursor") or body["next_cursor"] == page.get("cursor"):
             return found
         page["cursor"] = body["next_cursor"]
 
 
+def _is_balance(row: object) -> bool:
+    left = row.get("remaining") if isinstance(row, Mapping) else None
+    return isinstance(left, Mapping) and type(left.get("amount")) is int and isinstance(left.get("unit"), str)
+
+
 def _tightest_of(balances: Iterable[Mapping[str, Any]], unit: str) -> Standing | None:
-    rows = [row for row in balances if row["remaining"]["unit"] == unit]
+    rows = [row for row in balances if _is_balance(row) and row["remaining"]["unit"] == unit]
     if not rows:
         return None
     row = min(rows, key=lambda each: int(each["remaining"]["amount"]))

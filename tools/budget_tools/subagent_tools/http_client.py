@@ -12,7 +12,7 @@ import re
 import secrets
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CONNECTION_CLOSED
 
 from budget_tools.core.errors import ConfigurationError
+from budget_tools.core.network import client_options
 from budget_tools.subagent_tools.config import ServerEntry
 
 MAX_EVENT_BYTES = 32_000_000
@@ -77,20 +78,24 @@ def connect_http(entry: ServerEntry, *, on_broken: Callable[[str], None]) -> Tra
     Args:
         entry: over SSE or streamable HTTP.
         on_broken: told the reason where the whole connection is of no use any more; it has to cancel the connection.
+
+    Raises:
+        ConfigurationError: a variable that says which way requests take cannot be used.
     """
+    route = client_options(entry.url)
     if entry.transport != "sse":
-        return _streamable(entry)
+        return _streamable(entry, route)
 
     def client(*_: Any, **__: Any) -> httpx2.AsyncClient:  # noqa: ANN401 - the SDK's own idea of headers and time limits
-        return _SseClient(entry.headers, on_broken=on_broken)
+        return _SseClient(entry.headers, route, on_broken=on_broken)
 
     return sse_client(entry.url, httpx_client_factory=client)
 
 
 @asynccontextmanager
-async def _streamable(entry: ServerEntry) -> AsyncIterator[tuple[Any, Any]]:
+async def _streamable(entry: ServerEntry, route: Mapping[str, Any]) -> AsyncIterator[tuple[Any, Any]]:
     async with (
-        _StreamableClient(entry.headers) as client,
+        _StreamableClient(entry.headers, route) as client,
         streamable_http_client(entry.url, http_client=client, max_sse_event_size=MAX_EVENT_BYTES) as streams,
     ):
         yield streams
@@ -111,8 +116,8 @@ class _Client(httpx2.AsyncClient):
     Reading has no time limit of its own: every call has one, and between calls an SSE server may be silent for long.
     """
 
-    def __init__(self, headers: Any) -> None:  # noqa: ANN401 - the library's own union of header types
-        super().__init__(headers=dict(headers), timeout=httpx2.Timeout(CONNECT_SECONDS, read=None))
+    def __init__(self, headers: Any, route: Mapping[str, Any]) -> None:  # noqa: ANN401 - the library's union of headers
+        super().__init__(headers=dict(headers), timeout=httpx2.Timeout(CONNECT_SECONDS, read=None), **route)
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:  # noqa: ANN401 - passed on
         try:
@@ -159,8 +164,8 @@ class _StreamableClient(_Client):
 class _SseClient(_Client):
     """Ends the connection where a request fails: the SDK would send nothing any more, and wait for ever."""
 
-    def __init__(self, headers: Any, *, on_broken: Callable[[str], None]) -> None:  # noqa: ANN401 - see above
-        super().__init__(headers)
+    def __init__(self, headers: Any, route: Mapping[str, Any], *, on_broken: Callable[[str], None]) -> None:  # noqa: ANN401 - see above
+        super().__init__(headers, route)
         self._on_broken = on_broken
 
     async def _complaint(self, response: httpx2.Response) -> str:
