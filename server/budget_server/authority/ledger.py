@@ -10,6 +10,9 @@ A *budget* holds money for one (scope path, unit). A *reservation* moves an esti
     ACTIVE --expiry--> EXPIRED       all of it goes back (``on_expiry = release``, the protocol's rule)
     ACTIVE --expiry--> COMMITTED     all of it becomes ``spent`` (``on_expiry = charge``, ours: see below)
 
+A reservation may have an *owner*, a delegation whose spend it holds. It alone commits, releases and extends it, whatever
+face, token or process asks otherwise; only callers within this process can name an owner.
+
 An *event* debits without a reservation. Every first answer is stored under its idempotency key in the same transaction
 and replayed verbatim.
 
@@ -91,17 +94,25 @@ class Ledger:
 
     # -- operations -------------------------------------------------------------------------------------------------
 
-    def reserve(self, tenant: str, request: ReserveRequest) -> Answer:
+    def reserve(self, tenant: str, request: ReserveRequest, *, owner: str = "") -> Answer:
         """Hold the estimate on every budget of the subject's scopes, or with ``dry_run`` say whether it would be held.
+
+        Args:
+            tenant: who asks.
+            request: what is asked.
+            owner: who alone settles and extends it afterwards; empty leaves that to anybody of the tenant.
 
         Raises:
             Refusal: 400, 403, 404 or 409 as Cycles v0 has it; nothing was written.
         """
         _own_tenant(tenant, request.subject)
-        act = self._dry_run if request.dry_run else self._reserve
-        return self._once(tenant, "reserve", "", request, lambda: act(tenant, request))
 
-    def _reserve(self, tenant: str, request: ReserveRequest) -> Answer:
+        def act() -> Answer:
+            return self._dry_run(tenant, request) if request.dry_run else self._reserve(tenant, request, owner)
+
+        return self._once(tenant, "reserve", "", request, act)
+
+    def _reserve(self, tenant: str, request: ReserveRequest, owner: str) -> Answer:
         admission = admit(self._db, self._time, tenant, request)
         settings, scopes, budgets = admission.tenant, admission.scopes, admission.budgets
         estimate, unit = request.estimate.amount, request.estimate.unit
@@ -134,6 +145,7 @@ class Ledger:
             extensions_left=settings.max_extensions,
             on_expiry=_on_expiry(request.metadata) or "release",
             quotas=quotas.counted_in(admission.buckets),
+            owner=owner,
         )
         return Answer(
             200,
@@ -192,13 +204,19 @@ class Ledger:
             return refusal
         return None
 
-    def commit(self, tenant: str, reservation_id: str, request: CommitRequest) -> Answer:
+    def commit(self, tenant: str, reservation_id: str, request: CommitRequest, *, speaker: str = "") -> Answer:
         """Settle a reservation with what was used; what was not used goes back.
+
+        Args:
+            tenant: who asks.
+            reservation_id: what is settled.
+            request: what was used.
+            speaker: the owner on whose behalf it is asked, if any.
 
         Raises:
             Refusal: 400, 403, 404, 409 or 410; nothing was written.
         """
-        row = self._load(tenant, reservation_id)
+        row = self._load_own(tenant, reservation_id, speaker)
         return self._once(tenant, "commit", reservation_id, request, lambda: self._commit(tenant, row, request))
 
     def _commit(self, tenant: str, row: Reservation, request: CommitRequest) -> Answer:
@@ -219,13 +237,13 @@ class Ledger:
             body["released"] = {"unit": row.unit, "amount": row.estimate - request.actual.amount}
         return Answer(200, body)
 
-    def release(self, tenant: str, reservation_id: str, request: ReleaseRequest) -> Answer:
-        """Give all of a reservation back.
+    def release(self, tenant: str, reservation_id: str, request: ReleaseRequest, *, speaker: str = "") -> Answer:
+        """Give all of a reservation back; ``speaker`` as in ``commit``.
 
         Raises:
             Refusal: 403, 404, 409 or 410; nothing was written.
         """
-        row = self._load(tenant, reservation_id)
+        row = self._load_own(tenant, reservation_id, speaker)
 
         def act() -> Answer:
             tenants.load(self._db, tenant).refuse_closed()
@@ -236,13 +254,15 @@ class Ledger:
 
         return self._once(tenant, "release", reservation_id, request, act)
 
-    def extend(self, tenant: str, reservation_id: str, request: ExtendRequest) -> Answer:
+    def extend(self, tenant: str, reservation_id: str, request: ExtendRequest, *, speaker: str = "") -> Answer:
         """Move a reservation's expiry on, counted from the old one; allowed until it expires, without grace.
+
+        ``speaker`` as in ``commit``.
 
         Raises:
             Refusal: 403, 404, 409 or 410; nothing was written.
         """
-        row = self._load(tenant, reservation_id)
+        row = self._load_own(tenant, reservation_id, speaker)
 
         def act() -> Answer:
             tenants.load(self._db, tenant).refuse_closed()
@@ -325,8 +345,8 @@ class Ledger:
             body["charged"] = {"unit": unit, "amount": beyond.charged}
         return Answer(201, body)
 
-    def get(self, tenant: str, reservation_id: str) -> Answer:
-        """Show one reservation.
+    def get(self, tenant: str, reservation_id: str, *, shows_owner: bool = False) -> Answer:
+        """Show one reservation, with its owner only to callers within this process.
 
         Raises:
             Refusal: 403, 404, or 410 once it has expired.
@@ -334,12 +354,18 @@ class Ledger:
         row = self._load(tenant, reservation_id)
         if row.state == "EXPIRED":
             raise reservation.expired(reservation_id)
-        return Answer(200, reservation.wire(row, include=reservation.OPTIONAL_FIELDS))
+        include = reservation.OPTIONAL_FIELDS | ({reservation.OWNER_FIELD} if shows_owner else set())
+        return Answer(200, reservation.wire(row, include=include))
 
     def tenant_of(self, reservation_id: str) -> str:
         """Say whose reservation it is; empty where there is none."""
         row = rows.find_reservation(self._db, reservation_id)
         return "" if row is None else row.tenant
+
+    def owner_of(self, reservation_id: str) -> str:
+        """Return the owner of a reservation; empty if it has none, or does not exist."""
+        row = rows.find_reservation(self._db, reservation_id)
+        return "" if row is None else row.owner
 
     # -- what a transaction finds -----------------------------------------------------------------------------------
 
@@ -353,6 +379,11 @@ class Ledger:
             # More were due than one sweep settles, and this one is still among them.
             settlement.expire(self._db, row)
             return self._load(tenant, reservation_id)
+        return row
+
+    def _load_own(self, tenant: str, reservation_id: str, speaker: str) -> Reservation:
+        row = self._load(tenant, reservation_id)
+        reservation.refuse_others(row, speaker)
         return row
 
     def _once(self, tenant: str, endpoint: str, resource: str, request: Request, act: Callable[[], Answer]) -> Answer:

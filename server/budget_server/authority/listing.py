@@ -39,8 +39,12 @@ _WINDOWS = (
 _STATES = ("ACTIVE", "COMMITTED", "RELEASED", "EXPIRED")
 
 
-def list_reservations(db: apsw.Connection, tenant: str, query: Mapping[str, str]) -> Answer:
+def list_reservations(
+    db: apsw.Connection, tenant: str, query: Mapping[str, str], *, shows_owner: bool = False
+) -> Answer:
     """List a page of the tenant's reservations, newest first unless the query sorts otherwise.
+
+    Owners are shown only to callers within this process: the protocol's Reservation has no such field.
 
     Raises:
         Refusal: 400 for a filter, sort, limit or cursor that cannot be; 403 for another tenant.
@@ -67,7 +71,9 @@ def list_reservations(db: apsw.Connection, tenant: str, query: Mapping[str, str]
         (tenant, *values, limit + 1),
     ).fetchall()
     page = [Reservation(*row) for row in found[:limit]]
-    include = {token.strip() for token in query.get("include", "").split(",")}
+    include = {token.strip() for token in query.get("include", "").split(",")} & reservation.OPTIONAL_FIELDS
+    if shows_owner:
+        include |= {reservation.OWNER_FIELD}
     body: dict[str, Any] = {
         "reservations": [reservation.wire(row, include=include) for row in page],
         "has_more": len(found) > limit,
