@@ -9,7 +9,8 @@ What it proves, in this order; where the file itself is damaged, the rest would 
 2. Every budget adds up, and holds exactly the estimates of the ACTIVE reservations over it.
 3. What was charged over a budget since its beginning is what it has spent and owes, ended periods included; what was
    not covered is what it says is uncovered, or was cleared by a person.
-4. A reservation belongs to whom it was made for, and was settled once, and the first answers say what the rows of reservations and events say.
+4. A reservation belongs to whom it was made for, and was settled once; the first answers say what the rows of
+   reservations and events say.
 5. The clock of the ledger is not ahead of the machine's.
 """
 

@@ -154,7 +154,7 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
         What it reserves belongs to the delegation, and of owned reservations it settles that delegation's alone.
         """
         other = copy.copy(self)
-        other._owner = f"{DELEGATION_OWNER}{delegation_id}"
+        other._owner = f"{DELEGATION_OWNER}{delegation_id}"  # noqa: SLF001 - a copy of this very object
         return other
 
     def _copy(self, kind: "type[EmbeddedCyclesClient]", tenant: str) -> "EmbeddedCyclesClient":

@@ -10,8 +10,8 @@ A *budget* holds money for one (scope path, unit). A *reservation* moves an esti
     ACTIVE --expiry--> EXPIRED       all of it goes back (``on_expiry = release``, the protocol's rule)
     ACTIVE --expiry--> COMMITTED     all of it becomes ``spent`` (``on_expiry = charge``, ours: see below)
 
-A reservation may have an *owner*, a delegation whose spend it holds. It alone commits, releases and extends it, whatever
-face, token or process asks otherwise; only callers within this process can name an owner.
+A reservation may have an *owner*, a delegation whose spend it holds. It alone commits, releases and extends it,
+whatever face, token or process asks otherwise; only callers within this process can name an owner.
 
 An *event* debits without a reservation. Every first answer is stored under its idempotency key in the same transaction
 and replayed verbatim.
