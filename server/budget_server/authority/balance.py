@@ -13,7 +13,7 @@ could not cover it. Every budget of the spend counts it, so that spent + debt + 
 a scope. Funding does not change it, nor does a new period: it stays until a person clears it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -167,6 +167,11 @@ class Budget:
         return balance
 
 
+def uncovered_of(budgets: Iterable[Budget]) -> list[tuple[str, str, int]]:
+    """Return scope, unit and amount of what these budgets could not cover, and nobody has cleared yet."""
+    return [(budget.scope, budget.unit, budget.uncovered) for budget in budgets if budget.uncovered]
+
+
 COLUMNS = ", ".join(field.name for field in fields(Budget))
 
 
@@ -192,7 +197,7 @@ def check_reservable(budget: Budget, amount: int) -> None:
         raise budget.denial(
             "OVERDRAFT_LIMIT_EXCEEDED",
             f"Budget for scope {budget.scope} is over its limit; it must be funded before anything new is reserved.",
-            "Ask an operator to fund this budget.",
+            f"Ask an operator to fund this budget{_for_want(budget)}.",
         )
     if budget.debt > 0 and budget.overdraft_limit == 0:
         raise budget.denial(
@@ -208,6 +213,10 @@ def check_reservable(budget: Budget, amount: int) -> None:
             f"Reserve at most {budget.show(max(budget.remaining, 0))}, settle or release reservations of your own "
             "that are still held, or ask an operator to fund this budget.",
         )
+
+
+def _for_want(budget: Budget) -> str:
+    return f": {budget.show(budget.uncovered)} was spent that it could not cover" if budget.uncovered else ""
 
 
 def check_affordable(budget: Budget, excess: int) -> None:

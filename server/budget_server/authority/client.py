@@ -27,6 +27,7 @@ from budget_server.authority.requests import (
     ReleaseRequest,
     Request,
     ReserveRequest,
+    json_text,
     parse,
 )
 from budget_server.authority.reservation import DELEGATION_OWNER
@@ -34,6 +35,7 @@ from budget_server.database.asynchronous import AsyncFile
 from budget_server.database.writer import Writer
 from budget_tools.core.ids import time_ordered_id
 from budget_tools.core.scopes import LEVELS
+from budget_tools.spends.responses import UNCOVERED_HEADER
 
 RequestT = TypeVar("RequestT", bound=Request)
 Body = BaseModel | dict[str, Any]
@@ -208,7 +210,10 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
             return _refused(refusal)
         except LedgerUnavailableError as exc:
             return _error(503, "INTERNAL_ERROR", str(exc))
-        return CyclesResponse.success(answer.status, answer.body, _headers(self._tenant))
+        headers = _headers(self._tenant)
+        if answer.uncovered:
+            headers[UNCOVERED_HEADER] = json_text(answer.uncovered)
+        return CyclesResponse.success(answer.status, answer.body, headers)
 
 
 class _HouseClient(EmbeddedCyclesClient):

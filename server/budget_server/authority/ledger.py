@@ -38,9 +38,9 @@ from typing import Any
 
 import apsw
 
-from budget_server.authority import quotas, reservation, rows, settlement, tenants
+from budget_server.authority import events, quotas, reservation, rows, settlement, tenants
 from budget_server.authority.admission import admit, denial_body
-from budget_server.authority.balance import Budget, charge_beyond, check_affordable, check_open
+from budget_server.authority.balance import Budget, uncovered_of
 from budget_server.authority.refusals import Refusal, deny_detail
 from budget_server.authority.replay import Answer, Slot
 from budget_server.authority.requests import (
@@ -159,6 +159,7 @@ class Ledger:
                 "reserved": {"unit": unit, "amount": estimate},
                 "balances": _balances(budgets),
             },
+            uncovered=uncovered_of(budgets),
         )
 
     def withdraw(self, tenant: str, request: ReserveRequest, answer: Answer) -> None:
@@ -181,7 +182,8 @@ class Ledger:
         except Refusal as refusal:
             return Answer(200, {**denial_body(refusal), **where})
         amounts = {"reserved": plain(request.estimate), "balances": _balances(admission.budgets)}
-        return Answer(200, {**admission.decision(), **where, **amounts})
+        body = {**admission.decision(), **where, **amounts}
+        return Answer(200, body, uncovered=uncovered_of(admission.budgets))
 
     def decide(self, tenant: str, request: DecideRequest) -> Answer:
         """Say whether a reserve would be allowed now; holds nothing."""
@@ -235,7 +237,7 @@ class Ledger:
         }
         if request.actual.amount < row.estimate:
             body["released"] = {"unit": row.unit, "amount": row.estimate - request.actual.amount}
-        return Answer(200, body)
+        return Answer(200, body, uncovered=uncovered_of(committed.budgets))
 
     def release(self, tenant: str, reservation_id: str, request: ReleaseRequest, *, speaker: str = "") -> Answer:
         """Give all of a reservation back; ``speaker`` as in ``commit``.
@@ -250,7 +252,8 @@ class Ledger:
             reservation.refuse_settled(row)
             budgets = settlement.release(self._db, row, self.now_ms)
             released = {"unit": row.unit, "amount": row.estimate}
-            return Answer(200, {"status": "RELEASED", "released": released, "balances": _balances(budgets)})
+            body = {"status": "RELEASED", "released": released, "balances": _balances(budgets)}
+            return Answer(200, body, uncovered=uncovered_of(budgets))
 
         return self._once(tenant, "release", reservation_id, request, act)
 
@@ -308,42 +311,12 @@ class Ledger:
     def _event(self, tenant: str, request: EventRequest) -> Answer:
         settings = tenants.load(self._db, tenant)
         settings.refuse_closed()
-        overage_policy = request.overage_policy or settings.default_overage_policy
-        scopes = request.subject.scopes()
-        amount, unit = request.actual.amount, request.actual.unit
         self._time.sweep_all()
-        budgets = rows.find_budgets(self._db, scopes, unit)
-        for budget in budgets:
-            check_open(budget)
-            if overage_policy == "REJECT":
-                check_affordable(budget, amount)
-        rows.require_budget(self._db, budgets, scopes, unit)
-        beyond = charge_beyond(budgets, amount, overage_policy)
-        for budget in budgets:
-            rows.save_budget(self._db, budget)
-        event_id = time_ordered_id()
-        rows.insert(
-            self._db,
-            "events",
-            event_id=event_id,
-            tenant=tenant,
-            unit=unit,
-            amount=amount,
-            charged=beyond.charged,
-            scope_path=scopes[-1],
-            budgeted_scopes=json_text([budget.scope for budget in budgets]),
-            subject=model_text(request.subject),
-            action=model_text(request.action),
-            idempotency_key=request.idempotency_key,
-            created_at_ms=self.now_ms,
-            client_time_ms=request.client_time_ms,
-            metrics=model_text(request.metrics),
-            metadata=json_text_or_null(request.metadata),
-        )
-        body: dict[str, Any] = {"status": "APPLIED", "event_id": event_id, "balances": _balances(budgets)}
-        if beyond.charged < amount:
-            body["charged"] = {"unit": unit, "amount": beyond.charged}
-        return Answer(201, body)
+        booked = events.book(self._db, settings, request, self.now_ms)
+        body: dict[str, Any] = {"status": "APPLIED", "event_id": booked.event_id, "balances": _balances(booked.budgets)}
+        if booked.charged < request.actual.amount:
+            body["charged"] = {"unit": request.actual.unit, "amount": booked.charged}
+        return Answer(201, body, uncovered=uncovered_of(booked.budgets))
 
     def get(self, tenant: str, reservation_id: str, *, shows_owner: bool = False) -> Answer:
         """Show one reservation, with its owner only to callers within this process.

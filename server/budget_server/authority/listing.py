@@ -142,7 +142,7 @@ def balances(db: apsw.Connection, tenant: str, query: Mapping[str, str]) -> Answ
     body: dict[str, Any] = {"balances": [budget.wire() for budget in page], "has_more": len(found) > limit}
     if len(found) > limit:
         body["next_cursor"] = _write_cursor(fingerprint, page[-1].scope, page[-1].unit)
-    return Answer(200, body)
+    return Answer(200, body, uncovered=balance.uncovered_of(page))
 
 
 # Whole segments only: `agent:bot` must not find `agent:bot2`, nor `my-agent:bot`.
