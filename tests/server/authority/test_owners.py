@@ -24,9 +24,9 @@ def embedded(authority: EmbeddedAuthority) -> EmbeddedCyclesClient:
     return EmbeddedCyclesClient(authority.writer, authority.config)
 
 
-def reserve_body(authority: EmbeddedAuthority, amount: int = 40, **fields: object) -> dict[str, Any]:
+def reserve_body(authority: EmbeddedAuthority, **fields: object) -> dict[str, Any]:
     """A reserve as a delegation makes it."""
-    body = authority.intent(amount, **fields)
+    body = {**authority.intent(40), **fields}
     return {**body, "action": {**body["action"], "tags": ["delegation", f"delegation-{OWNER}", "turn-1"]}}
 
 

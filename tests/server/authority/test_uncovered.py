@@ -1,6 +1,7 @@
 """What a budget could not cover is counted, to the unit, until a person clears it."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from budget_server.authority import budgets
 from budget_server.authority.audit import audit
 from budget_server.authority.client import EmbeddedCyclesClient
+from budget_server.authority.ledger import Ledger
 from budget_server.authority.periods import end_periods
 from contract.answers import body_of
 from contract.harness import BOT, LEAF, MAX_AMOUNT, ROOT, Clock
@@ -184,6 +186,9 @@ def test_spent_and_uncovered_are_all_that_was_spent(
     """Whatever is spent, funded and cleared, in any order: nothing that was spent is in no figure."""
     path: Path = tmp_path_factory.mktemp("ledger") / "ledger.db"
 
+    def fund(ledger: Ledger, amount: int) -> None:
+        budgets.fund(ledger.db, scope=ROOT, unit="TOKENS", amount=amount)
+
     async def live(authority: EmbeddedAuthority) -> None:
         authority.set_budget(ROOT, 50)
         spent = cleared = 0
@@ -197,7 +202,7 @@ def test_spent_and_uncovered_are_all_that_was_spent(
                     assert (await authority.commit(reserved.body["reservation_id"], amount)).status == 200
                     spent += amount
             elif move == "fund":
-                authority.run(lambda ledger, a=amount: budgets.fund(ledger.db, scope=ROOT, unit="TOKENS", amount=a))
+                authority.run(partial(fund, amount=amount))
             else:
                 seen, _ = authority.run(lambda ledger: budgets.clear_uncovered(ledger.db, scope=ROOT, unit="TOKENS"))
                 cleared += seen

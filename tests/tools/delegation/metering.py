@@ -1,6 +1,6 @@
 """What the scripted endpoint billed, counted by itself, and a Cycles server in the test's own process."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,7 +126,12 @@ async def cycles_server(directory: Path, microcents: int) -> AsyncIterator[Cycle
 
 @asynccontextmanager
 async def remote_bench(
-    directory: Path, server: CyclesServer, script: Script, **settings: Any
+    directory: Path,
+    server: CyclesServer,
+    script: Script,
+    *,
+    servers: Mapping[str, object] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[tuple[Bench, MeteredClaude]]:
     """Open a server whose budgets are on a Cycles server."""
     async with MeteredClaude(script) as claude:
@@ -140,7 +145,7 @@ async def remote_bench(
                     "anthropic_api_key": SecretStr("test"),
                     "anthropic_base_url": claude.base_url,
                     "budget_model": MODEL,
-                    "budget_subagent_servers": servers_file(directory, {"shed": shed()}),
+                    "budget_subagent_servers": servers_file(directory, servers or {"shed": shed()}),
                     **settings,
                 }
             )

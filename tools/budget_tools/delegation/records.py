@@ -53,7 +53,8 @@ class ToolCallRecord(BaseModel):
     ok: bool
     duration_ms: int
     charged: Money | None = Field(None, description="What the call itself cost, where its tool has a price.")
-    uncovered: Money | None = Field(None, description="Beside it: what the budget could not cover.")
+    uncovered: Money | None = None
+    """What it cost beside that, which the budget could not cover."""
 
 
 class TurnRecord(BaseModel):
@@ -65,7 +66,8 @@ class TurnRecord(BaseModel):
     decision: str = Field("ALLOW", description="ALLOW, ALLOW_WITH_CAPS or DENY.")
     reserved: Money | None = Field(None, description="The turn's worst case, held before its request left.")
     charged: Money | None = None
-    uncovered: Money | None = Field(None, description="Beside charged: what the turn cost and the budget lacked.")
+    uncovered: Money | None = None
+    """What it cost beside that, which the budget could not cover."""
     input_tokens: int = 0
     output_tokens: int = 0
     cache_read_input_tokens: int = 0

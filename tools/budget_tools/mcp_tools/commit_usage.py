@@ -25,7 +25,8 @@ class CommitUsageResult(BaseModel):
 
     status: Literal["COMMITTED", "BOOKED"] = Field(description="BOOKED: it had expired; booked as an event instead.")
     charged: Money
-    uncovered: Money | None = Field(None, description="Spent beside it, which the budget could not cover.")
+    uncovered: Money | None = None
+    """Spent beside it, which the budget could not cover."""
     released: Money | None = Field(None, description="What went back, where less was used than reserved.")
     remaining: Money | None = Field(None, description="What can still be reserved.")
     price_source: str = Field("", description="Whose prices, where usage was priced here.")

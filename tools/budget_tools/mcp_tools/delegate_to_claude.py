@@ -59,7 +59,8 @@ class DelegationResult(BaseModel):
     structured: Any | None = None
     turns: list[TurnRecord] = []
     spent: Money
-    uncovered: Money | None = Field(None, description="Beside it: what it cost and the budget could not cover.")
+    uncovered: Money | None = None
+    """What it cost beside that, which the budget could not cover."""
     spent_by_nested: Money | None = Field(None, description="Beside it: what delegations of its sub-agent cost.")
     remaining: Money | None = None
     warnings: list[str] = []

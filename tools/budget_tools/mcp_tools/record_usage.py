@@ -24,7 +24,8 @@ class RecordUsageResult(BaseModel):
     decision: Literal["ALLOW", "DENY"]
     event_id: str = ""
     charged: Money | None = None
-    uncovered: Money | None = Field(None, description="Spent beside it, which the budget could not cover.")
+    uncovered: Money | None = None
+    """Spent beside it, which the budget could not cover."""
     remaining: Money | None = None
     price_source: str = ""
     """Whose prices, where usage was priced here."""
