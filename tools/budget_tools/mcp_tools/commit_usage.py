@@ -46,10 +46,10 @@ async def commit_usage(
         UsageArgument, Field(description="The Messages answer's: {input_tokens, output_tokens, ...}")
     ] = None,
     latency_ms: Amount = None,
-    metadata: Annotated[dict[str, Any] | None, Field(description="Kept with the record.")] = None,
+    metadata: dict[str, Any] | None = None,
     idempotency_key: Annotated[str, Field(description="Repeat it to repeat safely.", max_length=256)] = "",
 ) -> Annotated[CallToolResult, CommitUsageResult]:
-    """Settle a reservation, once, with what was really spent; the rest goes back.
+    """Settle a reservation once with what was really spent; the rest goes back.
 
     Say the amount once: usd, amount with unit, or model with usage.
     """
