@@ -227,3 +227,32 @@ def test_budgets_of_a_cycles_server_are_set_there(environment: Environment) -> N
     environment |= {"CYCLES_BASE_URL": "http://127.0.0.1:9", "CYCLES_API_KEY": "k", "CYCLES_TENANT": "acme"}
 
     assert "CYCLES_BASE_URL is set" in complaint_of(environment, "budget", "show")
+
+
+async def test_what_was_not_covered_is_shown_until_it_is_cleared(
+    host: Callable[..., Client], environment: Environment
+) -> None:
+    """In `budget show` and in `check`, whatever is funded; clearing it moves no money."""
+    with anyio.fail_after(60):
+        async with host() as client:
+            await call(client, "record_usage", usd="1.95")
+    budget(environment, "fund", "4")
+
+    shown, checked = budget(environment, "show"), run_program(environment, "check")
+    before = ledger_balance(environment)
+    cleared = budget(environment, "clear")
+    shown_after, checked_after = budget(environment, "show"), run_program(environment, "check")
+    again = budget(environment, "clear")
+
+    assert "tenant:local in USD_MICROCENTS: $0.95 was spent and not covered, until `budget clear`" in shown.stdout
+    assert "$0.95 was spent on tenant:local that no budget covered" in checked.stdout
+    assert (checked.returncode, checked_after.returncode) == (0, 0)
+    assert "Cleared: $0.95 that tenant:local could not cover." in cleared.stdout
+    assert "Cleared: $0.00" in again.stdout
+    assert "0.95" not in shown_after.stdout + checked_after.stdout
+    assert ledger_balance(environment) == before
+
+
+def test_clearing_names_a_budget_that_is_there(environment: Environment) -> None:
+    """A typing error clears nothing."""
+    assert "has no budget in TOKENS" in complaint_of(environment, "budget", "clear", "--unit", "TOKENS")

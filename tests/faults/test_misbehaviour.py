@@ -147,8 +147,8 @@ Asked = Literal["reserve", "extend", "commit", "release", "balances"]
 REFUSED: Sequence[Answer] = [Failure(status=400)]
 ANSWERED: Sequence[Answer] = [Turn(text="So far.")]
 
-DISOWNED = frozenset({"404", "409 finalized", "409 mismatch"})
-"""Of a commit, an authority that says one of these, and lies, will not be moved by saying it again."""
+DISOWNED = frozenset({"409 mismatch"})
+"""Of a commit, an authority that says this, and lies, will not be moved by saying it again."""
 
 
 @pytest.mark.parametrize("mishap", MISHAPS)

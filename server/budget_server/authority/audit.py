@@ -7,8 +7,10 @@ What it proves, in this order; where the file itself is damaged, the rest would 
 
 1. SQLite can read every page, the tables are those that the migrations make, and no last write was lost.
 2. Every budget adds up, and holds exactly the estimates of the ACTIVE reservations over it.
-3. What was charged over a budget since its beginning is what it has spent and owes, ended periods included.
-4. A reservation was settled once, and the first answers say what the rows of reservations and events say.
+3. What was charged over a budget since its beginning is what it has spent and owes, ended periods included; what was
+   not covered is what it says is uncovered, or was cleared by a person.
+4. A reservation belongs to whom it was made for, and was settled once; the first answers say what the rows of
+   reservations and events say.
 5. The clock of the ledger is not ahead of the machine's.
 """
 
@@ -21,6 +23,8 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from budget_server.authority.requests import MAX_AMOUNT
+from budget_server.authority.reservation import DELEGATION_OWNER
 from budget_server.authority.schema import LEDGER_KIND
 from budget_server.database.audit import CHECK_FAILED, MAX_FINDINGS, damage, one_moment
 
@@ -66,7 +70,7 @@ def _audit(db: apsw.Connection, now_ms: int | None) -> Audit:
         return Audit(broken, 0, 0, 0)
     if findings := list(islice(_unreadable(db), MAX_FINDINGS)):
         return Audit(findings, 0, 0, 0)
-    found = chain(broken, _budgets(db), _consumption(db), _settlements(db), _answers(db))
+    found = chain(broken, _budgets(db), _consumption(db), _uncovered(db), _owners(db), _settlements(db), _answers(db))
     if now_ms is not None:
         found = chain(found, _clock(db, now_ms))
     return Audit(
@@ -149,6 +153,30 @@ def _consumption(db: apsw.Connection) -> Iterator[str]:
                 f"{scope} in {unit} has {used[scope, unit]} spent and owed since its beginning, "
                 f"and {charged[scope, unit]} was charged."
             )
+
+
+def _uncovered(db: apsw.Connection) -> Iterator[str]:
+    missing: defaultdict[Place, int] = defaultdict(int)
+    for unit, amount, scopes in db.execute(
+        "SELECT unit, uncovered, budgeted_scopes FROM reservations WHERE uncovered > 0"
+        " UNION ALL SELECT unit, amount - charged, budgeted_scopes FROM events WHERE amount > charged"
+    ):
+        for scope in json.loads(scopes):
+            missing[scope, unit] += amount
+    for scope, unit, noted in db.execute("SELECT scope, unit, uncovered + uncovered_cleared FROM budgets"):
+        should = min(missing[scope, unit], MAX_AMOUNT)
+        if noted != should:
+            yield f"{scope} in {unit} has {noted} noted as not covered, and {should} was not covered."
+
+
+def _owners(db: apsw.Connection) -> Iterator[str]:
+    """Compare the owners of reservations with what their actions say they were made for."""
+    for reservation_id, owner, action in db.execute(
+        "SELECT reservation_id, owner, action FROM reservations WHERE owner <> ''"
+    ):
+        delegation_id = str(owner).removeprefix(DELEGATION_OWNER)
+        if f"delegation-{delegation_id}" not in (json.loads(str(action)).get("tags") or ()):
+            yield f"Reservation {reservation_id} belongs to {owner}, and was made for another."
 
 
 def _settlements(db: apsw.Connection) -> Iterator[str]:

@@ -7,9 +7,13 @@ The invariant of every budget, asserted after every move and again by the table'
 ``remaining`` may be negative, the other four never. ``spent`` is the funded part of consumption, ``debt`` the unfunded.
 ``is_over_limit`` is sticky: a capped charge or too much debt sets it; only what a person sets, or a new period, clears
 it.
+
+``uncovered`` stands beside the invariant: it was spent, and charged to no budget, because one of those that it drew on
+could not cover it. Every budget of the spend counts it, so that spent + debt + uncovered is what was really spent over
+a scope. Funding does not change it, nor does a new period: it stays until a person clears it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -42,6 +46,10 @@ class Budget:
     period_end_ms: int | None
     counted_from_ms: int
     """Since when ``spent`` counts: the boundary at which it last started anew, 0 where it never has."""
+    uncovered: int
+    """Spent over this scope and charged nowhere; not cleared by a person yet."""
+    uncovered_cleared: int
+    """What people have cleared of it so far."""
 
     def __post_init__(self) -> None:
         self.is_over_limit = bool(self.is_over_limit)
@@ -110,6 +118,15 @@ class Budget:
         self.counted_from_ms = at_ms
         self._check()
 
+    def note_uncovered(self, amount: int) -> None:
+        """Count what was spent and not charged; the count stops at what 64 bits hold."""
+        self.uncovered = min(self.uncovered + amount, MAX_AMOUNT - self.uncovered_cleared)
+
+    def clear_uncovered(self) -> None:
+        """Note that a person has seen what was not covered; no money moves."""
+        self.uncovered_cleared += self.uncovered
+        self.uncovered = 0
+
     def limit_debt(self, overdraft_limit: int) -> None:
         """Set the overdraft limit, and with it whether the debt is beyond it."""
         self.overdraft_limit = overdraft_limit
@@ -150,6 +167,11 @@ class Budget:
         return balance
 
 
+def uncovered_of(budgets: Iterable[Budget]) -> list[tuple[str, str, int]]:
+    """Return scope, unit and amount of what these budgets could not cover, and nobody has cleared yet."""
+    return [(budget.scope, budget.unit, budget.uncovered) for budget in budgets if budget.uncovered]
+
+
 COLUMNS = ", ".join(field.name for field in fields(Budget))
 
 
@@ -175,7 +197,7 @@ def check_reservable(budget: Budget, amount: int) -> None:
         raise budget.denial(
             "OVERDRAFT_LIMIT_EXCEEDED",
             f"Budget for scope {budget.scope} is over its limit; it must be funded before anything new is reserved.",
-            "Ask an operator to fund this budget.",
+            f"Ask an operator to fund this budget{_for_want(budget)}.",
         )
     if budget.debt > 0 and budget.overdraft_limit == 0:
         raise budget.denial(
@@ -188,9 +210,13 @@ def check_reservable(budget: Budget, amount: int) -> None:
             "BUDGET_EXCEEDED",
             f"Budget for scope {budget.scope} has {budget.show(budget.remaining)} remaining, "
             f"{budget.show(amount)} requested.",
-            f"Reserve at most {budget.show(max(budget.remaining, 0))}, settle reservations that are still held, "
-            "or ask an operator to fund this budget.",
+            f"Reserve at most {budget.show(max(budget.remaining, 0))}, settle or release reservations of your own "
+            "that are still held, or ask an operator to fund this budget.",
         )
+
+
+def _for_want(budget: Budget) -> str:
+    return f": {budget.show(budget.uncovered)} was spent that it could not cover" if budget.uncovered else ""
 
 
 def check_affordable(budget: Budget, excess: int) -> None:
@@ -214,6 +240,8 @@ class Charge:
 
     charged: int
     debt: int
+    uncovered: int = 0
+    """What no budget was charged, because one of them could not cover it."""
 
 
 def charge_beyond(budgets: Sequence[Budget], excess: int, policy: OveragePolicy) -> Charge:
@@ -230,12 +258,16 @@ def charge_beyond(budgets: Sequence[Budget], excess: int, policy: OveragePolicy)
         for budget in budgets:
             budget.spend(excess)
         return Charge(charged=excess, debt=0)
-    if policy == "ALLOW_IF_AVAILABLE":
-        return _charge_what_is_there(budgets, excess)
-    return _charge_with_overdraft(budgets, excess)
+    charge = _charge_what_is_there if policy == "ALLOW_IF_AVAILABLE" else _charge_with_overdraft
+    charged, debt = charge(budgets, excess)
+    uncovered = excess - charged
+    if uncovered:
+        for budget in budgets:
+            budget.note_uncovered(uncovered)
+    return Charge(charged=charged, debt=debt, uncovered=uncovered)
 
 
-def _charge_what_is_there(budgets: Sequence[Budget], excess: int) -> Charge:
+def _charge_what_is_there(budgets: Sequence[Budget], excess: int) -> tuple[int, int]:
     short = [budget for budget in budgets if budget.remaining < excess]
     charged = min([excess, *(max(budget.remaining, 0) for budget in budgets)])
     for budget in budgets:
@@ -244,10 +276,10 @@ def _charge_what_is_there(budgets: Sequence[Budget], excess: int) -> Charge:
     if charged < excess:
         for budget in short:
             budget.is_over_limit = True
-    return Charge(charged=charged, debt=0)
+    return charged, 0
 
 
-def _charge_with_overdraft(budgets: Sequence[Budget], excess: int) -> Charge:
+def _charge_with_overdraft(budgets: Sequence[Budget], excess: int) -> tuple[int, int]:
     capping = [budget for budget in budgets if budget.overdraft_limit == 0 and budget.remaining < excess]
     charged = min([excess, *(max(budget.remaining, 0) for budget in capping)])
     borrowing = [budget for budget in budgets if budget.overdraft_limit > 0 and budget.remaining < charged]
@@ -269,4 +301,4 @@ def _charge_with_overdraft(budgets: Sequence[Budget], excess: int) -> Charge:
     if charged < excess:
         for budget in capping:
             budget.is_over_limit = True
-    return Charge(charged=charged, debt=min(debt, MAX_AMOUNT))
+    return charged, min(debt, MAX_AMOUNT)

@@ -122,6 +122,24 @@ def fund(db: apsw.Connection, *, scope: str, unit: str, amount: int) -> Budget:
     return budget
 
 
+def clear_uncovered(db: apsw.Connection, *, scope: str, unit: str) -> tuple[int, Budget]:
+    """Clear what a budget could not cover, because a person has seen it; no money moves.
+
+    Returns:
+        How much that was, and the budget.
+
+    Raises:
+        InvalidArgumentError: there is no such budget; nothing was written.
+    """
+    budget = _find(db, scope, unit)
+    if budget is None:
+        raise InvalidArgumentError(f"{scope} has no budget in {unit}: allocate one first.")
+    seen = budget.uncovered
+    budget.clear_uncovered()
+    rows.save_budget(db, budget)
+    return seen, budget
+
+
 def set_period(db: apsw.Connection, *, scope: str, unit: str, period: str, time_zone: str, now_ms: int) -> Budget:
     """Choose how often a budget starts anew, first at the end of the current calendar period; ``none`` is never.
 

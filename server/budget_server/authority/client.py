@@ -7,6 +7,7 @@ Cancelling a call never leaves it in doubt (``storage/asynchronous.py``); a rese
 withdrawn.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -26,12 +27,15 @@ from budget_server.authority.requests import (
     ReleaseRequest,
     Request,
     ReserveRequest,
+    json_text,
     parse,
 )
+from budget_server.authority.reservation import DELEGATION_OWNER
 from budget_server.database.asynchronous import AsyncFile
 from budget_server.database.writer import Writer
 from budget_tools.core.ids import time_ordered_id
 from budget_tools.core.scopes import LEVELS
+from budget_tools.spends.responses import UNCOVERED_HEADER
 
 RequestT = TypeVar("RequestT", bound=Request)
 Body = BaseModel | dict[str, Any]
@@ -51,13 +55,14 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
         self._config = config
         assert config.tenant, "an embedded authority speaks for a tenant"
         self._tenant = config.tenant
+        self._owner = ""
 
     async def create_reservation(self, request: Body) -> CyclesResponse:
         """Reserve (Cycles v0, createReservation); a call that is cancelled leaves nothing held."""
         return await self._apply(
             ReserveRequest,
             request,
-            lambda ledger, parsed: ledger.reserve(self._spender(parsed), parsed),
+            lambda ledger, parsed: ledger.reserve(self._spender(parsed), parsed, owner=self._owner),
             undo=lambda ledger, parsed, answer: ledger.withdraw(self._spender(parsed), parsed, answer),
         )
 
@@ -66,7 +71,12 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
         return await self._apply(
             CommitRequest,
             request,
-            lambda ledger, parsed: ledger.commit(self._holder(ledger, reservation_id), reservation_id, parsed),
+            lambda ledger, parsed: ledger.commit(
+                self._holder(ledger, reservation_id),
+                reservation_id,
+                parsed,
+                speaker=self._speaker(ledger, reservation_id),
+            ),
         )
 
     async def release_reservation(self, reservation_id: str, request: Body) -> CyclesResponse:
@@ -74,7 +84,12 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
         return await self._apply(
             ReleaseRequest,
             request,
-            lambda ledger, parsed: ledger.release(self._holder(ledger, reservation_id), reservation_id, parsed),
+            lambda ledger, parsed: ledger.release(
+                self._holder(ledger, reservation_id),
+                reservation_id,
+                parsed,
+                speaker=self._speaker(ledger, reservation_id),
+            ),
         )
 
     async def extend_reservation(self, reservation_id: str, request: Body) -> CyclesResponse:
@@ -82,7 +97,12 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
         return await self._apply(
             ExtendRequest,
             request,
-            lambda ledger, parsed: ledger.extend(self._holder(ledger, reservation_id), reservation_id, parsed),
+            lambda ledger, parsed: ledger.extend(
+                self._holder(ledger, reservation_id),
+                reservation_id,
+                parsed,
+                speaker=self._speaker(ledger, reservation_id),
+            ),
         )
 
     async def decide(self, request: Body) -> CyclesResponse:
@@ -98,13 +118,17 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
         )
 
     async def get_reservation(self, reservation_id: str) -> CyclesResponse:
-        """Show a reservation (Cycles v0, getReservation)."""
-        return await self._answer(lambda ledger: ledger.get(self._holder(ledger, reservation_id), reservation_id))
+        """Show a reservation (Cycles v0, getReservation), and beside it whose it is."""
+        return await self._answer(
+            lambda ledger: ledger.get(self._holder(ledger, reservation_id), reservation_id, shows_owner=True)
+        )
 
     async def list_reservations(self, **query_params: str) -> CyclesResponse:
-        """List reservations (Cycles v0, listReservations)."""
+        """List reservations (Cycles v0, listReservations), and beside each whose it is."""
         return await self._answer(
-            lambda ledger: listing.list_reservations(ledger.db, self._reader(query_params), query_params),
+            lambda ledger: listing.list_reservations(
+                ledger.db, self._reader(query_params), query_params, shows_owner=True
+            ),
             is_brief=False,
         )
 
@@ -126,6 +150,15 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
         """Give a client of every tenant, for what this process does on its own account; it is closed with this one."""
         return self._copy(_HouseClient, self._tenant)
 
+    def owned_by(self, delegation_id: str) -> "EmbeddedCyclesClient":
+        """Return this client as a delegation speaks through it; it is closed with this one.
+
+        What it reserves belongs to the delegation, and of owned reservations it settles that delegation's alone.
+        """
+        other = copy.copy(self)
+        other._owner = f"{DELEGATION_OWNER}{delegation_id}"  # noqa: SLF001 - a copy of this very object
+        return other
+
     def _copy(self, kind: "type[EmbeddedCyclesClient]", tenant: str) -> "EmbeddedCyclesClient":
         config = self._config if tenant == self._tenant else replace(self._config, tenant=tenant, **_NO_LEVELS)
         other = kind(self.ledger.writer, config)
@@ -140,6 +173,9 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
 
     def _reader(self, _: Mapping[str, str]) -> str:
         return self._tenant
+
+    def _speaker(self, _: Ledger, __: str) -> str:
+        return self._owner
 
     async def aclose(self) -> None:
         """Finish what was handed over and close the ledger."""
@@ -174,17 +210,26 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
             return _refused(refusal)
         except LedgerUnavailableError as exc:
             return _error(503, "INTERNAL_ERROR", str(exc))
-        return CyclesResponse.success(answer.status, answer.body, _headers(self._tenant))
+        headers = _headers(self._tenant)
+        if answer.uncovered:
+            headers[UNCOVERED_HEADER] = json_text(answer.uncovered)
+        return CyclesResponse.success(answer.status, answer.body, headers)
 
 
 class _HouseClient(EmbeddedCyclesClient):
-    """Acts for whichever tenant a subject names, or a reservation belongs to."""
+    """Acts for whichever tenant a subject names, or a reservation belongs to, and as its owner.
+
+    The journal repeats commits of any delegation through it; a delegation itself speaks through ``owned_by``.
+    """
 
     def _spender(self, request: ReserveRequest | DecideRequest | EventRequest) -> str:
         return request.subject.tenant or self._tenant
 
     def _holder(self, ledger: Ledger, reservation_id: str) -> str:
         return ledger.tenant_of(reservation_id) or self._tenant
+
+    def _speaker(self, ledger: Ledger, reservation_id: str) -> str:
+        return self._owner or ledger.owner_of(reservation_id)
 
     def _reader(self, query: Mapping[str, str]) -> str:
         return query.get("tenant") or self._tenant

@@ -10,6 +10,9 @@ A *budget* holds money for one (scope path, unit). A *reservation* moves an esti
     ACTIVE --expiry--> EXPIRED       all of it goes back (``on_expiry = release``, the protocol's rule)
     ACTIVE --expiry--> COMMITTED     all of it becomes ``spent`` (``on_expiry = charge``, ours: see below)
 
+A reservation may have an *owner*, a delegation whose spend it holds. It alone commits, releases and extends it,
+whatever face, token or process asks otherwise; only callers within this process can name an owner.
+
 An *event* debits without a reservation. Every first answer is stored under its idempotency key in the same transaction
 and replayed verbatim.
 
@@ -35,9 +38,9 @@ from typing import Any
 
 import apsw
 
-from budget_server.authority import quotas, reservation, rows, settlement, tenants
+from budget_server.authority import events, quotas, reservation, rows, settlement, tenants
 from budget_server.authority.admission import admit, denial_body
-from budget_server.authority.balance import Budget, charge_beyond, check_affordable, check_open
+from budget_server.authority.balance import Budget, uncovered_of
 from budget_server.authority.refusals import Refusal, deny_detail
 from budget_server.authority.replay import Answer, Slot
 from budget_server.authority.requests import (
@@ -91,17 +94,25 @@ class Ledger:
 
     # -- operations -------------------------------------------------------------------------------------------------
 
-    def reserve(self, tenant: str, request: ReserveRequest) -> Answer:
+    def reserve(self, tenant: str, request: ReserveRequest, *, owner: str = "") -> Answer:
         """Hold the estimate on every budget of the subject's scopes, or with ``dry_run`` say whether it would be held.
+
+        Args:
+            tenant: who asks.
+            request: what is asked.
+            owner: who alone settles and extends it afterwards; empty leaves that to anybody of the tenant.
 
         Raises:
             Refusal: 400, 403, 404 or 409 as Cycles v0 has it; nothing was written.
         """
         _own_tenant(tenant, request.subject)
-        act = self._dry_run if request.dry_run else self._reserve
-        return self._once(tenant, "reserve", "", request, lambda: act(tenant, request))
 
-    def _reserve(self, tenant: str, request: ReserveRequest) -> Answer:
+        def act() -> Answer:
+            return self._dry_run(tenant, request) if request.dry_run else self._reserve(tenant, request, owner)
+
+        return self._once(tenant, "reserve", "", request, act)
+
+    def _reserve(self, tenant: str, request: ReserveRequest, owner: str) -> Answer:
         admission = admit(self._db, self._time, tenant, request)
         settings, scopes, budgets = admission.tenant, admission.scopes, admission.budgets
         estimate, unit = request.estimate.amount, request.estimate.unit
@@ -134,6 +145,7 @@ class Ledger:
             extensions_left=settings.max_extensions,
             on_expiry=_on_expiry(request.metadata) or "release",
             quotas=quotas.counted_in(admission.buckets),
+            owner=owner,
         )
         return Answer(
             200,
@@ -147,6 +159,7 @@ class Ledger:
                 "reserved": {"unit": unit, "amount": estimate},
                 "balances": _balances(budgets),
             },
+            uncovered=uncovered_of(budgets),
         )
 
     def withdraw(self, tenant: str, request: ReserveRequest, answer: Answer) -> None:
@@ -169,7 +182,8 @@ class Ledger:
         except Refusal as refusal:
             return Answer(200, {**denial_body(refusal), **where})
         amounts = {"reserved": plain(request.estimate), "balances": _balances(admission.budgets)}
-        return Answer(200, {**admission.decision(), **where, **amounts})
+        body = {**admission.decision(), **where, **amounts}
+        return Answer(200, body, uncovered=uncovered_of(admission.budgets))
 
     def decide(self, tenant: str, request: DecideRequest) -> Answer:
         """Say whether a reserve would be allowed now; holds nothing."""
@@ -192,13 +206,19 @@ class Ledger:
             return refusal
         return None
 
-    def commit(self, tenant: str, reservation_id: str, request: CommitRequest) -> Answer:
+    def commit(self, tenant: str, reservation_id: str, request: CommitRequest, *, speaker: str = "") -> Answer:
         """Settle a reservation with what was used; what was not used goes back.
+
+        Args:
+            tenant: who asks.
+            reservation_id: what is settled.
+            request: what was used.
+            speaker: the owner on whose behalf it is asked, if any.
 
         Raises:
             Refusal: 400, 403, 404, 409 or 410; nothing was written.
         """
-        row = self._load(tenant, reservation_id)
+        row = self._load_own(tenant, reservation_id, speaker)
         return self._once(tenant, "commit", reservation_id, request, lambda: self._commit(tenant, row, request))
 
     def _commit(self, tenant: str, row: Reservation, request: CommitRequest) -> Answer:
@@ -217,32 +237,35 @@ class Ledger:
         }
         if request.actual.amount < row.estimate:
             body["released"] = {"unit": row.unit, "amount": row.estimate - request.actual.amount}
-        return Answer(200, body)
+        return Answer(200, body, uncovered=uncovered_of(committed.budgets))
 
-    def release(self, tenant: str, reservation_id: str, request: ReleaseRequest) -> Answer:
-        """Give all of a reservation back.
+    def release(self, tenant: str, reservation_id: str, request: ReleaseRequest, *, speaker: str = "") -> Answer:
+        """Give all of a reservation back; ``speaker`` as in ``commit``.
 
         Raises:
             Refusal: 403, 404, 409 or 410; nothing was written.
         """
-        row = self._load(tenant, reservation_id)
+        row = self._load_own(tenant, reservation_id, speaker)
 
         def act() -> Answer:
             tenants.load(self._db, tenant).refuse_closed()
             reservation.refuse_settled(row)
             budgets = settlement.release(self._db, row, self.now_ms)
             released = {"unit": row.unit, "amount": row.estimate}
-            return Answer(200, {"status": "RELEASED", "released": released, "balances": _balances(budgets)})
+            body = {"status": "RELEASED", "released": released, "balances": _balances(budgets)}
+            return Answer(200, body, uncovered=uncovered_of(budgets))
 
         return self._once(tenant, "release", reservation_id, request, act)
 
-    def extend(self, tenant: str, reservation_id: str, request: ExtendRequest) -> Answer:
+    def extend(self, tenant: str, reservation_id: str, request: ExtendRequest, *, speaker: str = "") -> Answer:
         """Move a reservation's expiry on, counted from the old one; allowed until it expires, without grace.
+
+        ``speaker`` as in ``commit``.
 
         Raises:
             Refusal: 403, 404, 409 or 410; nothing was written.
         """
-        row = self._load(tenant, reservation_id)
+        row = self._load_own(tenant, reservation_id, speaker)
 
         def act() -> Answer:
             tenants.load(self._db, tenant).refuse_closed()
@@ -288,45 +311,15 @@ class Ledger:
     def _event(self, tenant: str, request: EventRequest) -> Answer:
         settings = tenants.load(self._db, tenant)
         settings.refuse_closed()
-        overage_policy = request.overage_policy or settings.default_overage_policy
-        scopes = request.subject.scopes()
-        amount, unit = request.actual.amount, request.actual.unit
         self._time.sweep_all()
-        budgets = rows.find_budgets(self._db, scopes, unit)
-        for budget in budgets:
-            check_open(budget)
-            if overage_policy == "REJECT":
-                check_affordable(budget, amount)
-        rows.require_budget(self._db, budgets, scopes, unit)
-        beyond = charge_beyond(budgets, amount, overage_policy)
-        for budget in budgets:
-            rows.save_budget(self._db, budget)
-        event_id = time_ordered_id()
-        rows.insert(
-            self._db,
-            "events",
-            event_id=event_id,
-            tenant=tenant,
-            unit=unit,
-            amount=amount,
-            charged=beyond.charged,
-            scope_path=scopes[-1],
-            budgeted_scopes=json_text([budget.scope for budget in budgets]),
-            subject=model_text(request.subject),
-            action=model_text(request.action),
-            idempotency_key=request.idempotency_key,
-            created_at_ms=self.now_ms,
-            client_time_ms=request.client_time_ms,
-            metrics=model_text(request.metrics),
-            metadata=json_text_or_null(request.metadata),
-        )
-        body: dict[str, Any] = {"status": "APPLIED", "event_id": event_id, "balances": _balances(budgets)}
-        if beyond.charged < amount:
-            body["charged"] = {"unit": unit, "amount": beyond.charged}
-        return Answer(201, body)
+        booked = events.book(self._db, settings, request, self.now_ms)
+        body: dict[str, Any] = {"status": "APPLIED", "event_id": booked.event_id, "balances": _balances(booked.budgets)}
+        if booked.charged < request.actual.amount:
+            body["charged"] = {"unit": request.actual.unit, "amount": booked.charged}
+        return Answer(201, body, uncovered=uncovered_of(booked.budgets))
 
-    def get(self, tenant: str, reservation_id: str) -> Answer:
-        """Show one reservation.
+    def get(self, tenant: str, reservation_id: str, *, shows_owner: bool = False) -> Answer:
+        """Show one reservation, with its owner only to callers within this process.
 
         Raises:
             Refusal: 403, 404, or 410 once it has expired.
@@ -334,12 +327,18 @@ class Ledger:
         row = self._load(tenant, reservation_id)
         if row.state == "EXPIRED":
             raise reservation.expired(reservation_id)
-        return Answer(200, reservation.wire(row, include=reservation.OPTIONAL_FIELDS))
+        include = reservation.OPTIONAL_FIELDS | ({reservation.OWNER_FIELD} if shows_owner else set())
+        return Answer(200, reservation.wire(row, include=include))
 
     def tenant_of(self, reservation_id: str) -> str:
         """Say whose reservation it is; empty where there is none."""
         row = rows.find_reservation(self._db, reservation_id)
         return "" if row is None else row.tenant
+
+    def owner_of(self, reservation_id: str) -> str:
+        """Return the owner of a reservation; empty if it has none, or does not exist."""
+        row = rows.find_reservation(self._db, reservation_id)
+        return "" if row is None else row.owner
 
     # -- what a transaction finds -----------------------------------------------------------------------------------
 
@@ -353,6 +352,11 @@ class Ledger:
             # More were due than one sweep settles, and this one is still among them.
             settlement.expire(self._db, row)
             return self._load(tenant, reservation_id)
+        return row
+
+    def _load_own(self, tenant: str, reservation_id: str, speaker: str) -> Reservation:
+        row = self._load(tenant, reservation_id)
+        reservation.refuse_others(row, speaker)
         return row
 
     def _once(self, tenant: str, endpoint: str, resource: str, request: Request, act: Callable[[], Answer]) -> Answer:

@@ -39,8 +39,12 @@ _WINDOWS = (
 _STATES = ("ACTIVE", "COMMITTED", "RELEASED", "EXPIRED")
 
 
-def list_reservations(db: apsw.Connection, tenant: str, query: Mapping[str, str]) -> Answer:
+def list_reservations(
+    db: apsw.Connection, tenant: str, query: Mapping[str, str], *, shows_owner: bool = False
+) -> Answer:
     """List a page of the tenant's reservations, newest first unless the query sorts otherwise.
+
+    Owners are shown only to callers within this process: the protocol's Reservation has no such field.
 
     Raises:
         Refusal: 400 for a filter, sort, limit or cursor that cannot be; 403 for another tenant.
@@ -67,7 +71,9 @@ def list_reservations(db: apsw.Connection, tenant: str, query: Mapping[str, str]
         (tenant, *values, limit + 1),
     ).fetchall()
     page = [Reservation(*row) for row in found[:limit]]
-    include = {token.strip() for token in query.get("include", "").split(",")}
+    include = {token.strip() for token in query.get("include", "").split(",")} & reservation.OPTIONAL_FIELDS
+    if shows_owner:
+        include |= {reservation.OWNER_FIELD}
     body: dict[str, Any] = {
         "reservations": [reservation.wire(row, include=include) for row in page],
         "has_more": len(found) > limit,
@@ -136,7 +142,7 @@ def balances(db: apsw.Connection, tenant: str, query: Mapping[str, str]) -> Answ
     body: dict[str, Any] = {"balances": [budget.wire() for budget in page], "has_more": len(found) > limit}
     if len(found) > limit:
         body["next_cursor"] = _write_cursor(fingerprint, page[-1].scope, page[-1].unit)
-    return Answer(200, body)
+    return Answer(200, body, uncovered=balance.uncovered_of(page))
 
 
 # Whole segments only: `agent:bot` must not find `agent:bot2`, nor `my-agent:bot`.

@@ -1,6 +1,7 @@
 """First answers, stored under their idempotency keys in the transaction that earned them, and replayed verbatim."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ class Answer:
     body: dict[str, Any]
     is_replay: bool = False
     """Whether it was given before, to whoever used the key first."""
+    uncovered: Sequence[tuple[str, str, int]] = ()
+    """Scope, unit and amount of what its budgets could not cover; the protocol's Balance has no field for it."""
 
 
 class Slot:

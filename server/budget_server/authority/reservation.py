@@ -35,6 +35,8 @@ class Reservation(NamedTuple):
     committed_metadata: str | None
     quotas: str | None
     """The quota buckets that its call was counted in, as JSON."""
+    owner: str
+    """Who alone settles and extends it (``delegation:ID``); empty if anybody of its tenant may."""
 
     @property
     def expired_at_ms(self) -> int:
@@ -67,6 +69,30 @@ def refuse_settled(row: Reservation) -> None:
         )
 
 
+DELEGATION_OWNER = "delegation:"
+"""How the owner of a delegation's reservations begins; its id follows."""
+
+
+def refuse_others(row: Reservation, speaker: str) -> None:
+    """Refuse to settle or extend what belongs to somebody else.
+
+    The code is one that no client repeats a call for: with 401 or 403, the client library would wait for better
+    credentials and send it again.
+
+    Raises:
+        Refusal: 409 FORBIDDEN.
+    """
+    if row.owner in ("", speaker):
+        return
+    raise Refusal(
+        409,
+        "FORBIDDEN",
+        f"Reservation {row.reservation_id} belongs to delegation {row.owner.removeprefix(DELEGATION_OWNER)}: "
+        "cancel that with delegation_status.",
+        deny_detail("FORBIDDEN", "Cancel the delegation; it settles what it holds by itself.", owner=row.owner),
+    )
+
+
 def expired(reservation_id: str) -> Refusal:
     """Say that the lease and its grace have passed."""
     return Refusal(410, "RESERVATION_EXPIRED", f"Reservation {reservation_id} has expired.")
@@ -74,6 +100,9 @@ def expired(reservation_id: str) -> Refusal:
 
 OPTIONAL_FIELDS = frozenset({"metadata", "committed_metadata"})
 """What a list shows only where its ``include`` asks for it, and the single view always."""
+
+OWNER_FIELD = "owner"
+"""Shown within this process alone: the protocol's Reservation has no such field."""
 
 
 def wire(row: Reservation, *, include: Container[str]) -> dict[str, Any]:
@@ -98,4 +127,6 @@ def wire(row: Reservation, *, include: Container[str]) -> dict[str, Any]:
         body["metadata"] = json.loads(row.metadata)
     if "committed_metadata" in include and row.committed_metadata is not None:
         body["committed_metadata"] = json.loads(row.committed_metadata)
+    if OWNER_FIELD in include and row.owner:
+        body[OWNER_FIELD] = row.owner
     return body

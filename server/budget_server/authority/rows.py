@@ -45,8 +45,8 @@ def save_budget(db: apsw.Connection, budget: Budget) -> None:
     """Write a budget back after its moves; the table's own CHECK asserts the invariant once more."""
     db.execute(
         "UPDATE budgets SET"
-        " allocated = ?, remaining = ?, reserved = ?, spent = ?, debt = ?, is_over_limit = ?, status = ?"
-        " WHERE scope = ? AND unit = ?",
+        " allocated = ?, remaining = ?, reserved = ?, spent = ?, debt = ?, is_over_limit = ?, status = ?,"
+        " uncovered = ?, uncovered_cleared = ? WHERE scope = ? AND unit = ?",
         (
             budget.allocated,
             budget.remaining,
@@ -55,6 +55,8 @@ def save_budget(db: apsw.Connection, budget: Budget) -> None:
             budget.debt,
             int(budget.is_over_limit),
             budget.status,
+            budget.uncovered,
+            budget.uncovered_cleared,
             budget.scope,
             budget.unit,
         ),

@@ -184,7 +184,25 @@ def _m002_periods_quotas_keys(db: apsw.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_m001_ledger, _m002_periods_quotas_keys)
+def _m003_owners_uncovered(db: apsw.Connection) -> None:
+    db.execute(
+        """
+        -- 'delegation:ID' settles and extends it alone; '' leaves that to anybody of the tenant
+        ALTER TABLE reservations ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+        -- what was used beyond what its commit was charged
+        ALTER TABLE reservations ADD COLUMN uncovered INTEGER NOT NULL DEFAULT 0 CHECK (uncovered >= 0);
+
+        -- spent over the scope, and charged to no budget for want of money; and how much of it people have cleared
+        ALTER TABLE budgets ADD COLUMN uncovered INTEGER NOT NULL DEFAULT 0 CHECK (uncovered >= 0);
+        ALTER TABLE budgets ADD COLUMN uncovered_cleared INTEGER NOT NULL DEFAULT 0 CHECK (uncovered_cleared >= 0);
+        UPDATE budgets SET uncovered = min(9223372036854775807, (
+            SELECT coalesce(sum(amount - charged), 0) FROM events, json_each(budgeted_scopes)
+            WHERE json_each.value = budgets.scope AND events.unit = budgets.unit AND amount > charged));
+        """
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (_m001_ledger, _m002_periods_quotas_keys, _m003_owners_uncovered)
 
 LEDGER_KIND = FileKind(
     noun="budget ledger",

@@ -45,10 +45,10 @@ def commit(db: apsw.Connection, row: Reservation, request: CommitRequest, now_ms
     if row.is_provisional:
         for budget in current:
             budget.unspend(estimate)
-    charged, debt = used, 0
+    charged, debt, uncovered = used, 0, 0
     if actual > estimate:
         beyond = charge_beyond(budgets, actual - estimate, row.overage_policy)
-        charged, debt = estimate + beyond.charged, beyond.debt
+        charged, debt, uncovered = estimate + beyond.charged, beyond.debt, beyond.uncovered
     for budget in budgets:
         if budget in current:
             budget.spend_reserved(used)
@@ -64,6 +64,7 @@ def commit(db: apsw.Connection, row: Reservation, request: CommitRequest, now_ms
         finalized_at_ms=now_ms,
         charged=charged,
         debt_incurred=debt,
+        uncovered=uncovered,
         metrics=model_text(request.metrics),
         committed_metadata=json_text_or_null(request.metadata),
     )

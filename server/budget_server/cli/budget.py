@@ -83,10 +83,25 @@ def allocate(
 
 @app.command()
 def fund(amount: AmountText, scope: Scope = "", unit: Unit = USD_MICROCENTS) -> None:
-    """Add to what a scope may use; a debt is repaid first."""
+    """Add to what a scope may use; a debt is repaid first. What was not covered stays shown until `budget clear`."""
     with cli_errors():
         whole = _amount(amount, unit)
         _change(scope, lambda ledger, path, _: budgets.fund(ledger.db, scope=path, unit=unit, amount=whole))
+
+
+@app.command()
+def clear(scope: Scope = "", unit: Unit = USD_MICROCENTS) -> None:
+    """Clear what a budget could not cover, once you have seen it: the number goes, and no money moves.
+
+    It was spent and charged to no budget. It is shown until it is cleared here, in new periods and after funding too.
+    """
+    with cli_errors():
+        settings = local_settings()
+        path, _ = budgets.parse_scope(scope, settings.subject.tenant)
+        with opened_ledger(settings) as store:
+            seen, cleared = store.run(lambda ledger: budgets.clear_uncovered(ledger.db, scope=path, unit=unit))
+        _print([cleared])
+        typer.echo(f"Cleared: {cleared.show(seen)} that {path} could not cover.")
 
 
 @app.command()
@@ -156,6 +171,8 @@ def _terms(budget: Budget) -> str:
     terms = []
     if budget.period_end_ms is not None:
         terms.append(f"per {budget.period}, anew {date_text(budget.period_end_ms, budget.time_zone)}")
+    if budget.uncovered:
+        terms.append(f"{budget.show(budget.uncovered)} was spent and not covered, until `budget clear`")
     if budget.overdraft_limit:
         terms.append(f"may owe {budget.show(budget.overdraft_limit)}")
     if budget.caps is not None:

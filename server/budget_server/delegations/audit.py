@@ -97,9 +97,13 @@ def _misstatements(db: apsw.Connection, name: str, spent: int, turns: Sequence[T
         if turn.charged is None:
             continue
         where = f"Turn {turn.number} of delegation {name}"
-        if turn.reserved is None or not 0 <= turn.charged.amount <= turn.reserved.amount:
+        cost = turn.charged.amount + (0 if turn.uncovered is None else turn.uncovered.amount)
+        # What an endpoint reports may be above what was reserved; nothing else may.
+        if turn.reserved is None or turn.charged.amount < 0:
+            yield f"{where} was charged {turn.charged.amount}, and had reserved nothing."
+        elif cost > turn.reserved.amount and turn.actual_source != "usage":
             yield f"{where} was charged {turn.charged.amount}, which is not within what it had reserved."
-        elif turn.actual_source == "bound" and turn.charged != turn.reserved:
+        elif turn.actual_source == "bound" and cost != turn.reserved.amount:
             yield f"{where} was charged {turn.charged.amount} as its bound, and its bound is {turn.reserved.amount}."
     count, last = db.execute(
         "SELECT count(*), coalesce(max(position) + 1, 0) FROM messages WHERE delegation_id = ?", (name,)

@@ -22,7 +22,7 @@ from budget_server.delegations.audit import Told
 from budget_server.delegations.audit import audit as audit_delegations
 from budget_server.delegations.store import DELEGATIONS_FILE
 from budget_tools.core.errors import ConfigurationError
-from budget_tools.core.money import USD_MICROCENTS, format_usd
+from budget_tools.core.money import USD_MICROCENTS, Money, format_usd
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,9 +60,20 @@ def inspect(directory: Path, now_ms: int | None) -> Inspection:
 def _ledger(path: Path, now_ms: int | None, found: Inspection) -> bool:
     with _reading(path):
         result = audit_ledger(path, now_ms)
+    found.notes.extend(_uncovered(path) if not result.findings else ())
     found.findings.extend(result.findings)
     found.counts.insert(0, f"{result.budgets} budgets, {result.reservations} reservations, {result.events} events")
     return not result.findings
+
+
+def _uncovered(path: Path) -> list[str]:
+    with _reading(path), one_moment(path) as db:
+        rows = db.execute("SELECT scope, unit, uncovered FROM budgets WHERE uncovered > 0 ORDER BY scope, unit")
+        return [
+            f"{Money.of(int(str(amount)), str(unit))} was spent on {scope} that no budget covered: `budget clear` once "
+            "you have seen it."
+            for scope, unit, amount in rows
+        ]
 
 
 def _delegations(path: Path, found: Inspection) -> list[Told]:
@@ -144,9 +155,13 @@ def _contradictions(db: apsw.Connection, told: Told, reserved: dict[str, _Reserv
         which = f"Turn {turn.number} of {where}"
         if row is None:
             yield f"{which} was paid for from reservation {turn.reservation_id}, which the ledger does not have."
-        elif row.state == "COMMITTED" and (row.unit, row.charged) != (charged.unit, charged.amount):
+        elif (row.state, row.unit, row.charged) == ("COMMITTED", charged.unit, charged.amount):
+            continue
+        elif _is_booked(db, turn.reservation_id, charged.amount):
+            continue  # it ran out first, or somebody else had settled it
+        elif row.state == "COMMITTED":
             yield f"{which} was charged {charged.amount} {charged.unit}, and in the ledger {row.charged} {row.unit}."
-        elif row.state != "COMMITTED" and not _is_booked(db, turn.reservation_id, charged.amount):
+        else:
             yield f"{which} was charged {charged.amount}, and its reservation in the ledger is {row.state}."
 
 
@@ -161,7 +176,7 @@ def _reserved(db: apsw.Connection, reservation_id: str) -> _Reserved | None:
 
 
 def _is_booked(db: apsw.Connection, reservation_id: str, amount: int) -> bool:
-    """Say whether what ran out before it was committed was booked as an event instead."""
+    """Say whether a spend was booked as an event, because its reservation could not be committed any more."""
     return bool(
         db.execute(
             "SELECT EXISTS (SELECT 1 FROM events JOIN reservations ON reservation_id = ?1"

@@ -34,6 +34,7 @@ from budget_tools.delegation.tool_calls import ToolCaller
 from budget_tools.delegation.turn import TurnResult, TurnTaker
 from budget_tools.pricing.book import PriceBook
 from budget_tools.spends.reserver import Reserver
+from budget_tools.spends.spend_client import SpendClient
 from budget_tools.subagent_tools.toolbox import SubagentTool
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class Delegation:
         self._tenant = stored.tenant
         self._store = means.store
         self._log = DelegationLog(means.store, stored)
-        spender = Reserver(cycles=means.cycles, log=self._log)
+        spender = Reserver(cycles=SpendClient(means.cycles, stored.delegation_id), log=self._log)
         self._budget = DelegationBudget(cycles=means.cycles, spender=spender, log=self._log, subject=self.task.subject)
         self._schema = None if self.task.output_schema is None else OutputSchema.parse(self.task.output_schema)
         requests = RequestBuilder(self.task, tools, self._schema)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from budget_tools.core.money import Money
+from budget_tools.core.money import USD_MICROCENTS, Money, format_usd
 from budget_tools.core.subjects import Subject
 
 Status = Literal["completed", "running", "budget_exhausted", "max_turns", "cancelled", "refused", "failed"]
@@ -53,6 +53,8 @@ class ToolCallRecord(BaseModel):
     ok: bool
     duration_ms: int
     charged: Money | None = Field(None, description="What the call itself cost, where its tool has a price.")
+    uncovered: Money | None = None
+    """What it cost beside that, which the budget could not cover."""
 
 
 class TurnRecord(BaseModel):
@@ -64,6 +66,8 @@ class TurnRecord(BaseModel):
     decision: str = Field("ALLOW", description="ALLOW, ALLOW_WITH_CAPS or DENY.")
     reserved: Money | None = Field(None, description="The turn's worst case, held before its request left.")
     charged: Money | None = None
+    uncovered: Money | None = None
+    """What it cost beside that, which the budget could not cover."""
     input_tokens: int = 0
     output_tokens: int = 0
     cache_read_input_tokens: int = 0
@@ -77,3 +81,24 @@ class TurnRecord(BaseModel):
     def prompt_tokens(self) -> int:
         """All of its prompt, whether read from the cache, written to it or neither; 0 where that is not known."""
         return self.input_tokens + self.cache_read_input_tokens + self.cache_creation_input_tokens
+
+
+def uncovered_microcents(turn: TurnRecord) -> int:
+    """Return what a turn and its tools cost beyond what the budget could cover."""
+    missing = (turn.uncovered, *(call.uncovered for call in turn.tool_calls))
+    return sum(money.amount for money in missing if money is not None and money.unit == USD_MICROCENTS)
+
+
+def excess_hint(turn: TurnRecord) -> str:
+    """Name why a turn cost more than its bound; nothing if it kept within it."""
+    if turn.charged is None or turn.reserved is None:
+        return ""
+    missing = 0 if turn.uncovered is None else turn.uncovered.amount
+    cost = turn.charged.amount + missing
+    if cost <= turn.reserved.amount:
+        return ""
+    shortage = f" The budget could not cover ${format_usd(missing)} of it." if missing else ""
+    return (
+        f"Turn {turn.number} cost ${format_usd(cost)}, above its bound of {turn.reserved}: the endpoint reports more "
+        f"tokens ({turn.prompt_tokens} in, {turn.output_tokens} out) than were counted or allowed.{shortage}"
+    )

@@ -4,8 +4,9 @@
     held for a last answer                 released
     departed, its cost known               committed at that cost
     departed, its cost not known           committed at its bound, marked ``actual_source: "bound"``
-    any of them, settled already           struck out, and not charged where it had been released
-    departed, its reservation expired      booked as an event under the same key
+    any of them, settled by its process    struck out, and not charged if that had released it
+    departed, its reservation expired or   booked as an event under the same key (``spend_client.py``)
+      settled by somebody else
     the authority is away                  stays, to be tried again
 
 The same keys are used every time, so that settling twice changes nothing.
@@ -13,7 +14,6 @@ The same keys are used every time, so that settling twice changes nothing.
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from runcycles import AsyncCyclesClient, CyclesResponse
 
@@ -24,9 +24,10 @@ from budget_tools.delegation.conversation import final_answer
 from budget_tools.delegation.log import turn_cost_microcents
 from budget_tools.delegation.records import ToolCallRecord, TurnRecord
 from budget_tools.delegation.store import DelegationStore, Orphan, Outcome, Step, Stored
-from budget_tools.spends.records import Spend
+from budget_tools.spends.records import Settled, Spend
 from budget_tools.spends.responses import body_of
-from budget_tools.spends.settlement import is_booked, is_committed
+from budget_tools.spends.settlement import is_committed
+from budget_tools.spends.spend_client import SpendClient
 
 logger = logging.getLogger(__name__)
 
@@ -64,26 +65,26 @@ async def settle_orphans(store: DelegationStore, cycles: AsyncCyclesClient, unse
 
 async def _settle(orphan: Orphan, store: DelegationStore, cycles: AsyncCyclesClient) -> None:
     delegation = orphan.delegation
+    client = SpendClient(cycles, delegation.delegation_id)
     turns = {turn.number: turn.model_copy(deep=True) for turn in delegation.turns}
     for spend in orphan.spends:
+        client.remember(spend.reservation_id, subject=spend.subject, action=spend.action)
         if spend.is_hold:
-            await _release(spend, cycles)
+            await _release(spend, client)
             await store.write(delegation.delegation_id, Step(struck=[spend.reservation_id]))
             continue
-        response = await _commit(delegation.delegation_id, spend, cycles)
-        if response.status == 409 and spend.charge is None and await _is_given_back(spend, cycles):
+        settled = await _charge(delegation.delegation_id, spend, client)
+        if settled is None:
             await store.write(delegation.delegation_id, Step(struck=[spend.reservation_id]))
             continue
         turn = turns.setdefault(spend.turn, TurnRecord(number=spend.turn, model=delegation.model))
-        if spend.charge is None:
-            _charge_bound(turn, spend)
-        charge = spend.bound if spend.charge is None else spend.charge
+        _note_charge(turn, spend, settled)
         await store.write(
             delegation.delegation_id,
             Step(
                 turn=turn,
                 spent_microcents=_total(list(turns.values())),
-                charges={spend.reservation_id: charge},
+                charges={spend.reservation_id: settled.charged},
                 struck=[spend.reservation_id],
             ),
         )
@@ -112,16 +113,22 @@ def _total(turns: Sequence[TurnRecord]) -> int:
     return sum(turn_cost_microcents(turn) for turn in turns)
 
 
-def _charge_bound(turn: TurnRecord, spend: Spend) -> None:
-    """Note in a turn what was charged for want of knowledge."""
-    charged = Money.of(spend.bound, spend.unit)
+def _note_charge(turn: TurnRecord, spend: Spend, settled: Settled) -> None:
+    """Note in a turn what was charged; if its cost was not known, that was its bound."""
+    charged = Money.of(settled.charged, spend.unit)
+    uncovered = Money.of(settled.uncovered, spend.unit) if settled.uncovered else None
+    if spend.charge is not None:
+        if turn.reservation_id == spend.reservation_id:
+            turn.charged, turn.uncovered = charged, uncovered
+        return
     if spend.action["kind"] == "tool.call":
-        call = ToolCallRecord(name=spend.action["name"], ok=False, duration_ms=0, charged=charged)
+        call = ToolCallRecord(name=spend.action["name"], ok=False, duration_ms=0, charged=charged, uncovered=uncovered)
         turn.tool_calls = [*turn.tool_calls, call]
         return
     turn.model = spend.action["name"]
     turn.reservation_id = spend.reservation_id
-    turn.reserved = turn.charged = charged
+    turn.reserved = Money.of(spend.bound, spend.unit)
+    turn.charged, turn.uncovered = charged, uncovered
     turn.actual_source = "bound"
 
 
@@ -132,53 +139,54 @@ async def _release(spend: Spend, cycles: AsyncCyclesClient) -> None:
         body_of(response, f"release reservation {spend.reservation_id}")
 
 
-async def _is_given_back(spend: Spend, cycles: AsyncCyclesClient) -> bool:
-    """Say whether the process knew that nothing was spent, and had released the reservation before it died.
+async def _charge(delegation_id: str, spend: Spend, client: SpendClient) -> Settled | None:
+    """Charge a spend; ``None`` if its process knew that nothing was spent, and had released it before it died.
 
     Raises:
         AuthorityError: the authority is away or refuses the credentials.
     """
-    response = await cycles.get_reservation(spend.reservation_id)
-    if response.status == 410:
-        return False  # it ran out, and what was spent under it was booked as an event
-    return bool(body_of(response, f"look at reservation {spend.reservation_id}")["status"] == "RELEASED")
-
-
-async def _commit(delegation_id: str, spend: Spend, cycles: AsyncCyclesClient) -> CyclesResponse:
-    """Commit a spend, or book it where its reservation does not live any more; gives the authority's last answer.
-
-    Raises:
-        AuthorityError: the authority is away or refuses the credentials.
-    """
-    actual = {"unit": spend.unit, "amount": spend.bound if spend.charge is None else spend.charge}
-    metadata: dict[str, Any] = {
-        **spend.metadata,
-        "delegation_id": delegation_id,
-        "turn": spend.turn,
-        "actual_source": "bound" if spend.charge is None else "usage",
-        "settled_after_crash": True,
+    cost = spend.bound if spend.charge is None else spend.charge
+    request = {
+        # The key by which the client library's journal repeats a commit that had left: only one of the two is charged.
+        "idempotency_key": f"commit-{spend.key}",
+        "actual": {"unit": spend.unit, "amount": cost},
+        "metadata": {
+            **spend.metadata,
+            "delegation_id": delegation_id,
+            "turn": spend.turn,
+            "actual_source": "bound" if spend.charge is None else "usage",
+            "settled_after_crash": True,
+        },
     }
-    # The key by which the client library's journal repeats a commit that had left: only one of the two is charged.
-    key = f"commit-{spend.key}"
-    request = {"idempotency_key": key, "actual": actual, "metadata": metadata}
-    response = await cycles.commit_reservation(spend.reservation_id, request)
-    if response.status == 410:
-        event = {
-            "idempotency_key": key,
-            "subject": dict(spend.subject),
-            "action": dict(spend.action),
-            "actual": actual,
-            "metadata": {**metadata, "reservation_id": spend.reservation_id},
-        }
-        response = await cycles.create_event(event)
-    if response.is_success and not (is_committed(response) or is_booked(response)):
+    if spend.charge is None:
+        response = await client.charge(spend.reservation_id, request, key=spend.key)
+        if response is None:
+            return None
+    else:
+        response = await client.commit_reservation(spend.reservation_id, request)
+    if response.is_success and not is_committed(response):
         raise AuthorityUnavailableError(
             f"The budget authority's answer to settling reservation {spend.reservation_id} cannot be read",
             status=response.status,
         )
     if not _is_settled(response):
         body_of(response, f"settle reservation {spend.reservation_id}")
-    return response
+    settled = client.take_settled(spend.reservation_id)
+    return settled or await _charged_before(spend, client, cost)
+
+
+async def _charged_before(spend: Spend, client: SpendClient, cost: int) -> Settled:
+    """Look at what its process was charged before it died.
+
+    Raises:
+        AuthorityError: the authority is away or refuses the credentials.
+    """
+    response = await client.get_reservation(spend.reservation_id)
+    charged = cost
+    if response.status not in (*_GONE, 410):
+        committed = body_of(response, f"look at reservation {spend.reservation_id}").get("committed")
+        charged = min(int(committed["amount"]), cost) if committed else cost
+    return Settled(charged=charged, uncovered=cost - charged)
 
 
 def _is_settled(response: CyclesResponse) -> bool:
@@ -187,6 +195,6 @@ def _is_settled(response: CyclesResponse) -> bool:
     if response.status not in _GONE:
         return False
     code = (response.body or {}).get("error")
-    if code not in ("RESERVATION_FINALIZED", "IDEMPOTENCY_MISMATCH"):
+    if code != "IDEMPOTENCY_MISMATCH":
         logger.error("A spend could not be settled, and is given up (%s)", code)
     return True

@@ -22,7 +22,11 @@ from budget_tools.delegation.records import PARENT_META, ToolCallRecord, TurnRec
 from budget_tools.delegation.stop import Stop
 from budget_tools.delegation.store import Message
 from budget_tools.spends.reserver import Lease, LimitDenial, NotSpentError, Reserver, SpendRequest
+from budget_tools.spends.responses import Denial
 from budget_tools.subagent_tools.toolbox import SubagentTool, ToolOutcome, failed
+
+_Called = tuple[ToolOutcome, Money | None, Money | None]
+"""What came of a call, what it was charged, and what the budget could not cover."""
 
 _CUT_OFF = "This call was cut off when the delegation was stopped; whether it took effect is not known."
 
@@ -66,11 +70,15 @@ class ToolCaller:
 
         async def use(tool_use: ToolUse) -> None:
             started = time.monotonic()
-            outcome, charged = await self._call(tool_use, record.number, allowance)
+            outcome, charged, uncovered = await self._call(tool_use, record.number, allowance)
             duration_ms = round((time.monotonic() - started) * 1_000)
             outcomes[tool_use.id] = outcome
             records[tool_use.id] = ToolCallRecord(
-                name=tool_use.name, ok=not outcome.is_error, duration_ms=duration_ms, charged=charged
+                name=tool_use.name,
+                ok=not outcome.is_error,
+                duration_ms=duration_ms,
+                charged=charged,
+                uncovered=uncovered,
             )
 
         with self._stop.interruptible():
@@ -83,20 +91,20 @@ class ToolCaller:
         await self._log.note_turn(record, messages=[message])
         return message, outcomes
 
-    async def _call(self, tool_use: ToolUse, turn: int, allowance: Allowance) -> tuple[ToolOutcome, Money | None]:
+    async def _call(self, tool_use: ToolUse, turn: int, allowance: Allowance) -> _Called:
         tool = self._tools.get(tool_use.name)
         if tool is None:
-            return failed(f"There is no tool {tool_use.name!r} here."), None
+            return failed(f"There is no tool {tool_use.name!r} here."), None, None
         if not allowance.allows_tool(tool_use.name):
-            return failed(f"The budget's caps do not allow the tool {tool_use.name!r}: go on without it."), None
+            return failed(f"The budget's caps do not allow the tool {tool_use.name!r}: go on without it."), None, None
         if tool.price is None:
-            return await self._run(tool, tool_use), None
+            return await self._run(tool, tool_use), None, None
         return await self._buy(tool, tool_use, turn)
 
     async def _run(self, tool: SubagentTool, tool_use: ToolUse) -> ToolOutcome:
         return await tool.call(tool_use.input, meta={PARENT_META: self._log.delegation_id})
 
-    async def _buy(self, tool: SubagentTool, tool_use: ToolUse, turn: int) -> tuple[ToolOutcome, Money | None]:
+    async def _buy(self, tool: SubagentTool, tool_use: ToolUse, turn: int) -> _Called:
         """Make a call that has a price, under a reservation of it."""
         price = tool.price
         assert price is not None
@@ -129,18 +137,21 @@ class ToolCaller:
             lease.settle(price.amount)
 
         try:
-            denial = await self._spender.spend(order, deed)
+            ended = await self._spender.spend(order, deed)
         except NotSpentError:
-            denial = None
+            ended = None
         except AuthorityError as exc:
-            return failed(f"{tool.name} was not called: {exc.message}"), None
-        if denial is not None:
-            why = "this delegation's own limit" if isinstance(denial, LimitDenial) else denial.reason_code
+            return failed(f"{tool.name} was not called: {exc.message}"), None, None
+        if isinstance(ended, Denial | LimitDenial):
+            why = "this delegation's own limit" if isinstance(ended, LimitDenial) else ended.reason_code
             cost = Money.of(price.amount, price.unit)
-            return failed(
-                f"{tool.name} was not called: a call costs {cost}, which the budget denies ({why}): go on without it."
-            ), None
-        return outcome or failed(_CUT_OFF), charged
+            denied = f"a call costs {cost}, which the budget denies ({why}): go on without it."
+            return failed(f"{tool.name} was not called: {denied}"), None, None
+        uncovered: Money | None = None
+        if ended is not None and ended.uncovered:
+            charged = Money.of(ended.charged, price.unit)
+            uncovered = Money.of(ended.uncovered, price.unit)
+        return outcome or failed(_CUT_OFF), charged, uncovered
 
 
 def _result(tool_use: ToolUse, outcome: ToolOutcome) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from budget_tools.delegation.stop import Stop
 from budget_tools.delegation.store import Message
 from budget_tools.pricing.book import Charge, PriceBook
 from budget_tools.pricing.usage import TokenUsage
+from budget_tools.spends.records import Settled
 from budget_tools.spends.reserver import Lease, LimitDenial, NotSpentError, Reserver, SpendRequest
 from budget_tools.spends.responses import Denial
 
@@ -130,13 +131,30 @@ class TurnTaker:
         async def deed(lease: Lease) -> None:
             await self._under(lease, plan, result)
 
+        ended: Denial | LimitDenial | Settled | None = None
         try:
-            result.denial = await self._spender.spend(plan.order, deed)
+            ended = await self._spender.spend(plan.order, deed)
         except NotSpentError:
             await self._log.note_turn(result.record)
-        if result.denial is not None:
+        if isinstance(ended, Settled):
+            await self._note_settled(result, ended)
+        elif ended is not None:
+            result.denial = ended
             result.record.decision = "DENY"
         return result
+
+    async def _note_settled(self, result: TurnResult, settled: Settled) -> None:
+        """Correct what was written down before the commit, if the budget was charged less than the turn cost."""
+        record = result.record
+        if record.charged is None or not settled.uncovered:
+            return
+        record.charged = Money.microcents(settled.charged)
+        record.uncovered = Money.microcents(settled.uncovered)
+        result.remaining = None
+        try:
+            await self._log.note_turn(record)
+        except BudgetError as exc:
+            logger.error("Turn %s was not written down: %s", record.number, exc.message)  # noqa: TRY400 - one sentence
 
     async def _under(self, lease: Lease, plan: TurnPlan, result: TurnResult) -> None:
         """Call Claude under a held reservation, and settle it."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from budget_tools.core.money import USD_MICROCENTS, Money, format_usd
 
@@ -22,6 +22,7 @@ class Balance(BaseModel):
     spent: Money
     debt: Money | None = None
     overdraft_limit: Money | None = None
+    uncovered: Money | None = Field(None, description="Spent, charged to no budget; until a person clears it.")
     is_over_limit: bool = False
     period: str = ""
     """``day``, ``week`` or ``month``; empty where it never starts anew, or nobody says."""
@@ -32,6 +33,7 @@ class Balance(BaseModel):
         unit = row["remaining"]["unit"]
         amounts = {name: amount_in(row, name) for name in ("allocated", "reserved", "spent")}
         debt, overdraft_limit = amount_in(row, "debt"), amount_in(row, "overdraft_limit")
+        uncovered = amount_in(row, "uncovered")
         return cls(
             scope=row["scope_path"],
             unit=unit,
@@ -39,17 +41,19 @@ class Balance(BaseModel):
             **{name: Money.of(amount, unit) for name, amount in amounts.items()},
             debt=Money.of(debt, unit) if debt else None,
             overdraft_limit=Money.of(overdraft_limit, unit) if overdraft_limit else None,
+            uncovered=Money.of(uncovered, unit) if uncovered else None,
             is_over_limit=bool(row.get("is_over_limit")),
             period="" if period == "none" else period,
         )
 
     def __str__(self) -> str:
         debt = f", {self.debt} owed" if self.debt is not None else ""
+        uncovered = f", {self.uncovered} not covered" if self.uncovered is not None else ""
         over = ", over its limit" if self.is_over_limit else ""
         period = f" per {self.period}" if self.period else ""
         return (
             f"{self.scope}: {self.remaining} remains of {self.allocated}{period}"
-            f" ({self.spent} spent, {self.reserved} reserved{debt}{over})"
+            f" ({self.spent} spent, {self.reserved} reserved{debt}{uncovered}{over})"
         )
 
 
@@ -61,8 +65,10 @@ def amount_in(row: Mapping[str, Any], name: str) -> int:
 def usage_warnings(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """Warn of the budgets, given as protocol Balances, that have reached a mark, the fullest first.
 
-    What is held counts as used: it may be spent at any moment.
+    What is held counts as used: it may be spent at any moment. What a budget could not cover is warned of until a
+    person clears it.
     """
+    rows = list(rows)
     found: list[tuple[int, str]] = []
     for row in rows:
         allocated = amount_in(row, "allocated")
@@ -74,7 +80,28 @@ def usage_warnings(rows: Iterable[Mapping[str, Any]]) -> list[str]:
             whole = f"{format_usd(allocated)} USD" if unit == USD_MICROCENTS else f"{allocated} {unit}"
             scope = row["scope_path"]
             found.append((percent, f"{scope} has reached the {mark} % mark: {percent} % of its {whole} is used"))
-    return [text for _, text in sorted(found, key=lambda each: -each[0])]
+    marks = [text for _, text in sorted(found, key=lambda each: -each[0])]
+    return [*marks, *(_uncovered_warning(row) for row in rows if amount_in(row, "uncovered"))]
+
+
+def _uncovered_warning(row: Mapping[str, Any]) -> str:
+    uncovered = Money.of(amount_in(row, "uncovered"), row["remaining"]["unit"])
+    return (
+        f"{uncovered} was spent on {row['scope_path']} that no budget covers; a person who has seen it clears it with "
+        "`cycles-budget-mcp budget clear`"
+    )
+
+
+def uncovered_of(actual: int, charged: int, unit: str) -> Money | None:
+    """Return what was spent and not charged, if anything."""
+    return Money.of(actual - charged, unit) if charged < actual else None
+
+
+def uncovered_hint(uncovered: Money | None) -> str:
+    """Say that a budget could not cover all of what was spent; nothing if it could."""
+    if uncovered is None:
+        return ""
+    return f"The budget could not cover {uncovered} of it: it is over its limit until a person funds it."
 
 
 def in_words(warnings: Sequence[str]) -> str:

@@ -15,7 +15,14 @@ from budget_tools.core.ids import IdempotencyKey, time_ordered_id
 from budget_tools.core.money import USD_MICROCENTS, Money, UsdMicrocents, format_usd
 from budget_tools.core.subjects import WhoseBudget
 from budget_tools.core.uris import BALANCES, delegation_uri
-from budget_tools.delegation.records import RESUMABLE, Status, Task, TurnRecord
+from budget_tools.delegation.records import (
+    RESUMABLE,
+    Status,
+    Task,
+    TurnRecord,
+    excess_hint,
+    uncovered_microcents,
+)
 from budget_tools.mcp_tools.answers import answer
 from budget_tools.mcp_tools.balances import in_words, usage_warnings
 from budget_tools.mcp_tools.caller import parent_of
@@ -52,6 +59,8 @@ class DelegationResult(BaseModel):
     structured: Any | None = None
     turns: list[TurnRecord] = []
     spent: Money
+    uncovered: Money | None = None
+    """What it cost beside that, which the budget could not cover."""
     spent_by_nested: Money | None = Field(None, description="Beside it: what delegations of its sub-agent cost.")
     remaining: Money | None = None
     warnings: list[str] = []
@@ -189,6 +198,8 @@ def describe(
     outcome = delegation.outcome
     goes_on = f"It goes on: {delegation.doing}. Wait for it with delegation_status."
     nested = delegation.nested_microcents
+    uncovered = sum(uncovered_microcents(turn) for turn in delegation.turns)
+    hint = goes_on if outcome is None else outcome.hint
     return DelegationResult(
         delegation_id=delegation.id,
         status="running" if outcome is None else outcome.status,
@@ -196,12 +207,13 @@ def describe(
         structured=None if outcome is None else outcome.structured,
         turns=list(delegation.turns),
         spent=Money.microcents(delegation.spent_microcents),
+        uncovered=Money.microcents(uncovered) if uncovered else None,
         spent_by_nested=Money.microcents(nested) if nested else None,
         remaining=delegation.remaining,
         warnings=list(warnings),
         resumable=outcome is not None and outcome.status in RESUMABLE,
         idempotency_key=idempotency_key,
-        hint=goes_on if outcome is None else outcome.hint,
+        hint=" ".join(filter(None, (hint, *map(excess_hint, delegation.turns)))),
     )
 
 
@@ -209,7 +221,8 @@ def show(result: DelegationResult) -> str:
     """Put a result into a short text."""
     left = f", {result.remaining} remains" if result.remaining is not None else ""
     turns = f"{len(result.turns)} turn{'' if len(result.turns) == 1 else 's'}"
-    head = f"{result.status}: {turns}, {result.spent} spent{left} (delegation {result.delegation_id})."
+    missing = f", {result.uncovered} not covered" if result.uncovered is not None else ""
+    head = f"{result.status}: {turns}, {result.spent} spent{missing}{left} (delegation {result.delegation_id})."
     hint = f" {result.hint}" if result.hint else ""
     words = f"\n\nThe sub-agent's words:\n{result.text}" if result.text else ""
     return f"{head}{hint}{in_words(result.warnings)}{words}"

@@ -9,6 +9,7 @@ from budget_tools.core.ids import IdempotencyKey, time_ordered_id
 from budget_tools.mcp_tools.answers import answer, moment
 from budget_tools.mcp_tools.registration import make_tool
 from budget_tools.mcp_tools.toolkit import ToolContext, toolkit_of
+from budget_tools.spends.ownership import refuse_a_delegations
 from budget_tools.spends.responses import body_of
 
 MAX_SECONDS = 86_400
@@ -33,6 +34,7 @@ async def extend_reservation(
     """Hold a reservation for longer, before it expires."""
     kit = toolkit_of(ctx)
     key = idempotency_key or time_ordered_id()
+    await refuse_a_delegations(kit.cycles, kit.settler.reservations, reservation_id)
     body = {"idempotency_key": key, "extend_by_ms": seconds * 1_000}
     response = await kit.cycles.extend_reservation(reservation_id, body)
     extended = body_of(response, f"extend reservation {reservation_id}", key=key)

@@ -11,6 +11,7 @@ from budget_tools.core.subjects import WhoseBudget
 from budget_tools.mcp_tools.answers import answer, moment
 from budget_tools.mcp_tools.registration import make_tool
 from budget_tools.mcp_tools.toolkit import ToolContext, toolkit_of
+from budget_tools.spends.ownership import delegation_of
 from budget_tools.spends.responses import body_of
 
 State = Literal["ACTIVE", "COMMITTED", "RELEASED", "EXPIRED"]
@@ -27,6 +28,7 @@ class ReservationSummary(BaseModel):
     action: str
     created_at: str
     expires_at: str
+    delegation_id: str = Field("", description="The delegation it belongs to, which alone settles it.")
 
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> "ReservationSummary":
@@ -41,13 +43,15 @@ class ReservationSummary(BaseModel):
             action=f"{row['action']['kind']} {row['action']['name']}",
             created_at=moment(row["created_at_ms"]),
             expires_at=moment(row["expires_at_ms"]),
+            delegation_id=delegation_of(row),
         )
 
     def __str__(self) -> str:
         charged = f", {self.charged} charged" if self.charged is not None else ""
+        whose = f", of delegation {self.delegation_id}" if self.delegation_id else ""
         return (
-            f"{self.reservation_id} {self.status}: {self.reserved} reserved{charged}, {self.action}, {self.scope},"
-            f" made {self.created_at}, expires {self.expires_at}"
+            f"{self.reservation_id} {self.status}: {self.reserved} reserved{charged}, {self.action}{whose},"
+            f" {self.scope}, made {self.created_at}, expires {self.expires_at}"
         )
 
 

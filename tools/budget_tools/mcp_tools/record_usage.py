@@ -10,11 +10,11 @@ from budget_tools.core.money import Amount, Money, UsdMicrocents
 from budget_tools.core.subjects import WhoseBudget
 from budget_tools.mcp_tools.amounts import CallsArgument, UsageArgument, metrics_of, spent_amount
 from budget_tools.mcp_tools.answers import answer
-from budget_tools.mcp_tools.balances import in_words, usage_warnings
+from budget_tools.mcp_tools.balances import in_words, uncovered_hint, uncovered_of, usage_warnings
 from budget_tools.mcp_tools.registration import make_tool
 from budget_tools.mcp_tools.reserve_budget import OveragePolicy
 from budget_tools.mcp_tools.toolkit import ToolContext, toolkit_of
-from budget_tools.spends.responses import body_of, denial_of, remaining, tightest
+from budget_tools.spends.responses import balances_in, body_of, denial_of, remaining, tightest
 
 
 class RecordUsageResult(BaseModel):
@@ -23,6 +23,8 @@ class RecordUsageResult(BaseModel):
     decision: Literal["ALLOW", "DENY"]
     event_id: str = ""
     charged: Money | None = None
+    uncovered: Money | None = None
+    """Spent beside it, which the budget could not cover."""
     remaining: Money | None = None
     price_source: str = ""
     """Whose prices, where usage was priced here."""
@@ -80,16 +82,17 @@ async def record_usage(
         return answer(result, _text(result))
     booked = body_of(settlement.response, "record usage", key=key, is_kept=settlement.is_kept)
     charged = int(booked["charged"]["amount"]) if booked.get("charged") else actual.amount
-    capped = charged < actual.amount
+    uncovered = uncovered_of(actual.amount, charged, actual.unit)
     result = RecordUsageResult(
         decision="ALLOW",
         event_id=booked.get("event_id", ""),
         charged=Money.of(charged, actual.unit),
+        uncovered=uncovered,
         remaining=tightest(booked.get("balances") or [], actual.unit),
         price_source=actual.price_source,
         idempotency_key=key,
-        warnings=[*actual.warnings, *usage_warnings(booked.get("balances") or [])],
-        hint="The budget could not cover all of it: it is over its limit until a person funds it." if capped else "",
+        warnings=[*actual.warnings, *usage_warnings(balances_in(settlement.response))],
+        hint=uncovered_hint(uncovered),
     )
     return answer(result, _text(result))
 
@@ -100,8 +103,9 @@ def _text(result: RecordUsageResult) -> str:
     if result.decision == "DENY":
         where = f" by {result.blocked_by_scope}" if result.blocked_by_scope else ""
         return f"DENY ({result.reason_code}{where}): nothing is booked.{left}{hint}"
+    missing = f", {result.uncovered} was not covered" if result.uncovered is not None else ""
     return (
-        f"ALLOW: {result.charged} booked as event {result.event_id}.{left}{hint}"
+        f"ALLOW: {result.charged} booked as event {result.event_id}{missing}.{left}{hint}"
         f" (idempotency_key {result.idempotency_key}){in_words(result.warnings)}"
     )
 

@@ -10,6 +10,7 @@ from budget_tools.core.money import Money
 from budget_tools.mcp_tools.answers import answer
 from budget_tools.mcp_tools.registration import make_tool
 from budget_tools.mcp_tools.toolkit import ToolContext, toolkit_of
+from budget_tools.spends.ownership import refuse_a_delegations
 from budget_tools.spends.responses import body_of, tightest
 
 
@@ -33,6 +34,7 @@ async def release_budget(
     kit = toolkit_of(ctx)
     key = idempotency_key or time_ordered_id()
     body = {"idempotency_key": key, **({"reason": reason} if reason else {})}
+    await refuse_a_delegations(kit.cycles, kit.settler.reservations, reservation_id)
     response = await kit.cycles.release_reservation(reservation_id, body)
     released = body_of(response, f"release reservation {reservation_id}", key=key)
     kit.settler.reservations.forget(reservation_id)

@@ -25,7 +25,7 @@ from budget_tools.mcp_tools.registration import make_tool
 from budget_tools.mcp_tools.stated_options import StatedOptions
 from budget_tools.mcp_tools.toolkit import ToolContext, Toolkit, Want, toolkit_of
 from budget_tools.pricing.request_options import read_options, why_unbounded
-from budget_tools.spends.responses import body_of, denial_of, remaining, tightest
+from budget_tools.spends.responses import balances_in, body_of, denial_of, remaining, tightest
 
 MAX_TTL_SECONDS = 86_400
 """Longest lease of the protocol (Cycles v0, ReservationCreateRequest.ttl_ms); an authority may grant less."""
@@ -243,7 +243,7 @@ async def _reserve(
         caps=held.get("caps"),
         affected_scopes=held.get("affected_scopes", []),
         idempotency_key=key,
-        warnings=usage_warnings(held.get("balances") or []),
+        warnings=usage_warnings(balances_in(response)),
         hint="" if expires_at_ms is None else "Settle with commit_usage when the cost is known.",
     )
 

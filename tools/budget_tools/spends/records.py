@@ -30,6 +30,15 @@ class Spend:
     """What its commit says beside the amount."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settled:
+    """What a spend came to, in its unit; together what it cost."""
+
+    charged: int
+    uncovered: int
+    """What it cost beyond that: the budget could not cover it, and nobody was charged."""
+
+
 class LimitReachedError(BudgetError):
     """A spend does not fit into the delegation's own limit, or into one that it was made under; nothing was written."""
 

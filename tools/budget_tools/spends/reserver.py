@@ -10,6 +10,7 @@ What a reservation becomes (spend that may have happened is never handed back):
     the process died before it was done             the lease runs out and gives it back
     the process died after that                     settled at the next start, by what was written down; if nobody
                                                     starts, the embedded ledger charges it when the lease runs out
+    somebody else has settled the reservation       booked as an event (``spend_client.py``)
 
 Two things are durable just before the deed. The *spend*, in the delegations' store, is what the next start settles by.
 And the lease is extended by a moment with ``metadata: {"on_expiry": "charge"}``: the embedded ledger heeds it, a real
@@ -23,15 +24,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
-from runcycles import Action, Amount, AsyncCyclesClient, Caps, CyclesProtocolError, Unit, get_cycles_context
+from runcycles import Action, Amount, Caps, CyclesProtocolError, Unit, get_cycles_context
 from runcycles import Subject as CyclesSubject
 from runcycles.models import ReservationCreateRequest
 from runcycles.streaming import AsyncStreamReservation, StreamUsage
 
 from budget_tools.core.errors import AuthorityError
 from budget_tools.core.money import USD_MICROCENTS
-from budget_tools.spends.records import LimitReachedError, Spend, SpendLog
+from budget_tools.spends.records import LimitReachedError, Settled, Spend, SpendLog
 from budget_tools.spends.responses import Denial, body_of, denial_from, denial_of, error_from
+from budget_tools.spends.spend_client import SpendClient
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +102,7 @@ class Lease:
 
     order: SpendRequest
     _reservation: AsyncStreamReservation
-    _cycles: AsyncCyclesClient
+    _cycles: SpendClient
     _log: SpendLog
     metadata: dict[str, Any] = field(default_factory=dict)
     """What the commit says beside the amount; it must be complete when the lease is left."""
@@ -164,13 +166,15 @@ class Lease:
 
 
 class Reserver:
-    """Spends on behalf of one delegation."""
+    """Spends on behalf of one delegation, whose ``SpendClient`` it is given."""
 
-    def __init__(self, *, cycles: AsyncCyclesClient, log: SpendLog) -> None:
+    def __init__(self, *, cycles: SpendClient, log: SpendLog) -> None:
         self._cycles = cycles
         self._log = log
 
-    async def spend(self, order: SpendRequest, deed: Callable[[Lease], Awaitable[None]]) -> Denial | LimitDenial | None:
+    async def spend(
+        self, order: SpendRequest, deed: Callable[[Lease], Awaitable[None]]
+    ) -> Denial | LimitDenial | Settled | None:
         """Reserve, let the deed be done, and settle; settled when this returns, unless the authority is away.
 
         Args:
@@ -179,7 +183,7 @@ class Reserver:
                 else may be raised after it departed; cancellation cannot reach it.
 
         Returns:
-            A denial, with nothing done; ``None`` where the deed was done.
+            A denial, with nothing done; else what was charged for the deed, ``None`` if the authority has not said yet.
 
         Raises:
             NotSpentError: as the deed raised it.
@@ -215,10 +219,11 @@ class Reserver:
                 if denial is None:
                     raise error_from(exc, f"reserve budget for {order.name}") from exc
                 return denial
-        if reservation.settlement_error is not None:
+        settled = self._cycles.take_settled(reservation.reservation_id)
+        if settled is None:
             logger.warning("Reservation %s is charged but not yet settled: the journal will repeat it", order.key)
         self._log.clear(reservation.reservation_id)
-        return None
+        return settled
 
     async def hold(self, order: SpendRequest) -> str | Denial | LimitDenial:
         """Hold money without spending it; ``spend`` with the same order finds the same reservation again.

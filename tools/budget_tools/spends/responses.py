@@ -4,6 +4,7 @@ Bodies are read field by field rather than through the client library's models, 
 authorities send.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ _PROTOCOL_CODE = re.compile(r"[A-Z][A-Z0-9_]+")
 
 _HINTS = {
     _NO_BUDGET: NO_BUDGET_HINT,
-    "BUDGET_EXCEEDED": "Ask for less, settle or release what is still reserved, or have a person raise the budget.",
+    "BUDGET_EXCEEDED": "Ask for less, settle or release what you reserved yourself, or have a person raise the budget.",
     "BUDGET_FROZEN": "A person froze this budget; only they can unfreeze it.",
     "BUDGET_CLOSED": "This budget is closed; use another subject.",
     "DEBT_OUTSTANDING": "Earlier spending left a debt; a person has to fund the budget first.",
@@ -57,7 +58,14 @@ _REMEDIES = {
     "UNIT_MISMATCH": "Give the amount in the budget's own unit.",
     "LIMIT_EXCEEDED": "Wait a moment, then repeat it with the same idempotency_key.",
     "MAX_EXTENSIONS_EXCEEDED": "Settle it before it expires.",
+    "FORBIDDEN": "It settles by itself what it holds.",
 }
+
+UNCOVERED_HEADER = "x-budget-uncovered"
+"""Header by which the embedded ledger says what budgets could not cover: JSON, a list of scope, unit and amount.
+
+Not in the body: the client library refuses balances with fields that the protocol does not have.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -190,6 +198,20 @@ def _object_in(response: "CyclesResponse") -> dict[str, Any] | None:
     return body if isinstance(body, dict) else None
 
 
+def balances_in(response: "CyclesResponse") -> list[Mapping[str, Any]]:
+    """Return the balances of an answer, each with what it could not cover (``uncovered``) if the authority says so."""
+    rows: list[Mapping[str, Any]] = (_object_in(response) or {}).get("balances") or []
+    said = response.headers.get(UNCOVERED_HEADER)
+    if not said:
+        return rows
+    uncovered = {(scope, unit): {"unit": unit, "amount": amount} for scope, unit, amount in json.loads(said)}
+    places = [(row["scope_path"], row["remaining"]["unit"]) for row in rows]
+    return [
+        {**row, "uncovered": uncovered[place]} if place in uncovered else row
+        for row, place in zip(rows, places, strict=True)
+    ]
+
+
 def tightest(balances: Iterable[Mapping[str, Any]], unit: str) -> Money | None:
     """Give the least that remains over the budgets of one subject, which is all that it can still reserve."""
     found = _tightest_of(balances, unit)
@@ -240,6 +262,9 @@ async def all_balances(client: "AsyncCyclesClient", tenant: str) -> list[Mapping
                 "The budget authority gave no definite answer to read balances: it cannot be read."
             )
         found += rows
+        response = await client.get_balances(tenant=tenant, **page)
+        body = body_of(response, "read balances")
+        found += balances_in(response)
         # An authority that goes on without giving a cursor would be asked the same again and again.
         if not body.get("has_more") or not body.get("next_cursor") or body["next_cursor"] == page.get("cursor"):
             return found

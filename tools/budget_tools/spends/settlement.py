@@ -60,6 +60,11 @@ class Reservations:
         if len(self._reserved) > MOST_REMEMBERED:
             self._reserved.popitem(last=False)
 
+    def action_of(self, reservation_id: str) -> Mapping[str, Any] | None:
+        """Return on what a reservation of this process is to be spent; ``None`` if it is not known here."""
+        reserved = self._reserved.get(reservation_id)
+        return None if reserved is None else reserved.action
+
     def forget(self, reservation_id: str) -> None:
         """Forget a reservation that the authority has settled, and so will not settle again."""
         self._reserved.pop(reservation_id, None)

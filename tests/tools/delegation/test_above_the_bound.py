@@ -1,0 +1,145 @@
+"""A turn that costs more than its bound: one number in both books, and what the budget lacked beside it."""
+
+from pathlib import Path
+
+import pytest
+
+from budget_server.authority import budgets
+from budget_server.authority.ledger import Ledger
+from budget_server.demo.scripted_claude import Turn, Usage
+from budget_server.maintenance.consistency import inspect
+from budget_tools.core.money import USD_MICROCENTS
+from hosting import text_of
+from tools.delegation.harness import Bench, OpenBench, structured
+from tools.delegation.metering import MeteredClaude, spendthrift
+
+pytestmark = pytest.mark.anyio
+
+LONG = Turn(text="Much.", usage=Usage(output_tokens=9_000))
+"""9,000 tokens, whatever the request allowed."""
+
+
+def billed(b: Bench) -> int:
+    """What the endpoint billed."""
+    assert isinstance(b.claude, MeteredClaude)
+    return b.claude.billed_microcents
+
+
+async def test_what_the_budget_cannot_cover_stands_beside_what_was_charged(bench: OpenBench, tmp_path: Path) -> None:
+    """An endpoint that does not heed max_tokens: turn, delegation and ledger agree, and the hint names the cause."""
+    b = await bench([LONG], usd="0.02", endpoint=spendthrift)
+
+    called = await b.call("delegate_to_claude", task="Do it.", max_output_tokens=500)
+
+    result, text = structured(called), text_of(called)
+    (turn,) = result["turns"]
+    missing = billed(b) - 2_000_000
+    assert billed(b) > 9_000_000
+    assert turn["charged"]["amount"] == result["spent"]["amount"] == (await b.balance())["spent"] == 2_000_000
+    assert turn["uncovered"]["amount"] == result["uncovered"]["amount"] == missing
+    assert turn["actual_source"] == "usage"
+    assert "above its bound" in result["hint"]
+    assert "9000 out" in result["hint"]
+    assert result["uncovered"]["usd"] in text
+    again = await b.status(result["delegation_id"])
+    assert (again["spent"], again["uncovered"], again["hint"]) == (result["spent"], result["uncovered"], result["hint"])
+
+    inspection = inspect(tmp_path / "data", None)
+    assert inspection.findings == []
+    assert any(result["uncovered"]["usd"] in note for note in inspection.notes)
+
+    (balance,) = structured(await b.call("check_budget"))["balances"]
+    assert (balance["uncovered"]["amount"], balance["is_over_limit"]) == (missing, True)
+
+
+async def test_what_the_budget_covers_is_charged_above_the_bound(bench: OpenBench, tmp_path: Path) -> None:
+    """Where there is money, all of it is charged; the hint still says that the bound did not hold."""
+    b = await bench([LONG], usd="1.00", endpoint=spendthrift)
+
+    result = await b.delegate(max_output_tokens=500)
+
+    (turn,) = result["turns"]
+    assert turn["charged"]["amount"] == result["spent"]["amount"] == billed(b) > turn["reserved"]["amount"]
+    assert "uncovered" not in turn
+    assert "uncovered" not in result
+    assert "above its bound" in result["hint"]
+    assert inspect(tmp_path / "data", None).findings == []
+
+
+async def test_a_turn_within_its_bound_says_nothing_of_it(bench: OpenBench) -> None:
+    """The usual case."""
+    b = await bench([Turn(text="Done.")], endpoint=MeteredClaude)
+
+    result = await b.delegate()
+
+    assert result["spent"]["amount"] == billed(b)
+    assert (result["hint"], "uncovered" in result, "uncovered" in result["turns"][0]) == ("", False, False)
+
+
+async def test_it_stays_in_every_answer_until_a_person_clears_it(bench: OpenBench) -> None:
+    """Funding lets go on; only a person who has seen the number takes it away."""
+    b = await bench([LONG, Turn(text="Done.")], usd="0.02", endpoint=spendthrift)
+    first = await b.delegate(max_output_tokens=500)
+    denied = await b.call("reserve_budget", usd="0.01")
+    await b.fund("1.00")
+    held = await b.call("reserve_budget", usd="0.01")
+    released = await b.call("release_budget", reservation_id=structured(held)["reservation_id"])
+    later = await b.delegate()
+    listed = await b.call("check_budget")
+
+    def clear(ledger: Ledger) -> None:
+        budgets.clear_uncovered(ledger.db, scope="tenant:local", unit=USD_MICROCENTS)
+
+    await b.ledger(clear)
+    cleared = await b.call("check_budget")
+
+    usd = f"${first['uncovered']['usd']}"
+    assert structured(denied)["decision"] == "DENY"
+    assert all(usd in text_of(each) for each in (denied, held, listed))
+    assert structured(released)["status"] == "RELEASED"
+    assert any(usd in each for each in later["warnings"])
+    assert "uncovered" not in later
+    assert usd not in text_of(cleared)
+    assert "uncovered" not in structured(cleared)["balances"][0]
+
+
+async def test_a_commit_above_its_reservation_is_warned_of(bench: OpenBench) -> None:
+    """Fifty times what was held, and covered: charged, and not without a word."""
+    b = await bench([])
+    held = structured(await b.call("reserve_budget", usd="0.01"))
+
+    called = await b.call("commit_usage", reservation_id=held["reservation_id"], usd="0.50")
+
+    result = structured(called)
+    b.outside_microcents += 50_000_000
+    assert (result["charged"]["usd"], "uncovered" in result) == ("0.50", False)
+    assert any("$0.50 was spent on a reservation of $0.01" in each for each in result["warnings"])
+    assert "$0.50 was spent on a reservation of $0.01" in text_of(called)
+
+
+async def test_a_commit_that_the_budget_cannot_cover_says_how_much(bench: OpenBench) -> None:
+    """Ten dollars on a budget of two: what is charged, and what is not."""
+    b = await bench([], usd="2.00")
+    held = structured(await b.call("reserve_budget", usd="0.01"))
+
+    called = await b.call("commit_usage", reservation_id=held["reservation_id"], usd="10", idempotency_key="k")
+    again = await b.call("commit_usage", reservation_id=held["reservation_id"], usd="10", idempotency_key="k")
+
+    result = structured(called)
+    b.outside_microcents += 200_000_000
+    assert (result["charged"]["usd"], result["uncovered"]["usd"]) == ("2.00", "8.00")
+    assert "$8.00 was not covered" in text_of(called)
+    assert (structured(again)["charged"], structured(again)["uncovered"]) == (result["charged"], result["uncovered"])
+
+
+async def test_a_record_that_the_budget_cannot_cover_says_how_much(bench: OpenBench) -> None:
+    """A dollar on five cents."""
+    b = await bench([], usd="0.05")
+
+    called = await b.call("record_usage", usd="1")
+
+    result = structured(called)
+    b.outside_microcents += 5_000_000
+    assert (result["charged"]["usd"], result["uncovered"]["usd"]) == ("0.05", "0.95")
+    assert "$0.95 was not covered" in text_of(called)
+    assert "$0.95" in result["hint"]

@@ -1,0 +1,46 @@
+"""Whose reservation it is: a delegation's is settled by that delegation alone, also where the authority cannot tell.
+
+The embedded ledger refuses everybody else by itself. A Cycles server knows no owners, so the tools look first: a
+delegation names itself in the tags of all that it reserves.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from budget_tools.core.errors import AuthorityError
+
+if TYPE_CHECKING:
+    from runcycles import AsyncCyclesClient
+
+    from budget_tools.spends.settlement import Reservations
+
+_OWNER = re.compile(r"delegation[:-]([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", re.ASCII)
+
+
+def delegation_of(row: Mapping[str, Any]) -> str:
+    """Return the id of the delegation that a protocol Reservation belongs to; empty if it belongs to none."""
+    tags = (row.get("action") or {}).get("tags") or ()
+    found = (_OWNER.fullmatch(str(each)) for each in (row.get("owner", ""), *tags))
+    return next((match[1] for match in found if match), "")
+
+
+async def refuse_a_delegations(cycles: "AsyncCyclesClient", reservations: "Reservations", reservation_id: str) -> None:
+    """Refuse to settle or extend what belongs to a delegation; what is not known is left to the authority.
+
+    Raises:
+        AuthorityError: it belongs to one; nothing was asked for.
+    """
+    action = reservations.action_of(reservation_id)
+    if action is None:
+        body: object = (await cycles.get_reservation(reservation_id)).body
+        row: Mapping[str, Any] = body if isinstance(body, dict) else {}
+    else:
+        row = {"action": action}
+    delegation_id = delegation_of(row)
+    if delegation_id:
+        raise AuthorityError(
+            f"Reservation {reservation_id} belongs to delegation {delegation_id}: cancel that with delegation_status.",
+            code="FORBIDDEN",
+            status=409,
+        )
