@@ -202,7 +202,7 @@ async def test_a_refusal_ends_it(bench: OpenBench) -> None:
     assert result["turns"][0]["actual_source"] == "usage"
 
 
-@pytest.mark.parametrize("reason", ["pause_turn", "model_context_window_exceeded", "something_new"])
+@pytest.mark.parametrize("reason", ["model_context_window_exceeded", "something_new"])
 async def test_a_stop_reason_that_cannot_be_continued_is_named(bench: OpenBench, reason: str) -> None:
     """Messages API: unknown reasons will come; stop, settle by usage, and say which it was."""
     b = await bench([Turn(text="So far.", stop_reason=reason)])

@@ -68,7 +68,7 @@ async def delegate_to_claude(
     context: Annotated[str, Field(description="Material.", max_length=1_000_000)] = "",
     system: Annotated[str, Field(description="System prompt.", max_length=1_000_000)] = "",
     model: Annotated[str, Field(description="Exact model id, else the server's.")] = "",
-    fallback_models: Annotated[list[str], Field(description="Cheaper ones, for a tight budget.", max_length=8)] = [],  # noqa: B006 - never changed
+    fallback_models: Annotated[list[str], Field(description="Asked if it is too dear, or away.", max_length=8)] = [],  # noqa: B006 - never changed
     max_turns: Annotated[
         int | None, Field(strict=True, ge=1, le=MAX_TURNS, description="Resumed ones included; 10 by default.")
     ] = None,
@@ -198,7 +198,7 @@ def describe(
         spent=Money.microcents(delegation.spent_microcents),
         spent_by_nested=Money.microcents(nested) if nested else None,
         remaining=delegation.remaining,
-        warnings=list(warnings),
+        warnings=[*delegation.warnings, *warnings],
         resumable=outcome is not None and outcome.status in RESUMABLE,
         idempotency_key=idempotency_key,
         hint=goes_on if outcome is None else outcome.hint,

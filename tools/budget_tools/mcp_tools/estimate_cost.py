@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from budget_tools.core.errors import InvalidArgumentError
 from budget_tools.core.money import USD_MICROCENTS, Amount, Money
+from budget_tools.delegation.token_count import count_tokens
 from budget_tools.mcp_tools.amounts import require_one_way
 from budget_tools.mcp_tools.answers import answer
 from budget_tools.mcp_tools.registration import make_tool
@@ -160,7 +161,7 @@ async def _measure(kit: Toolkit, model: str, request: dict[str, Any] | None, inp
     if request is None:
         assert input_tokens is not None
         return _Prompt(likely_tokens=input_tokens, most_tokens=input_tokens, source="given")
-    counted = await kit.claude.count_input_tokens({**request, "model": model}) if kit.has_claude else None
+    counted = (await count_tokens(kit.claude, {**request, "model": model})).tokens if kit.has_claude else None
     if counted is not None:
         return _Prompt(likely_tokens=counted, most_tokens=with_margin(counted), source="counted")
     return _Prompt(
