@@ -42,8 +42,8 @@ def is_of_model(failure: Failure, model: str) -> bool:
     """Whether an attempt failed because of the model that it asked, so that another one may answer.
 
     An overload and a rate limit are each model's own ("Rate limits"); a wrong key, a limit of spend, a request that is
-    too long and a network that is down are not. A model that is gone is told from an address that is wrong by the words,
-    if there are any but "not found".
+    too long and a network that is down are not. A model that is gone is told from an address that is wrong by the
+    endpoint's words, if it has any but "not found".
     """
     words = failure.message.lower()
     if failure.status == 529 or failure.error_type == "overloaded_error":

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
+from budget_tools.claude.client import Failure
 from budget_tools.claude.stream import Reply
 from budget_tools.core.money import format_usd
 from budget_tools.core.text_safety import beginning
 from budget_tools.delegation.caps import Allowance
 from budget_tools.delegation.landing import Landing
 from budget_tools.delegation.policy import LANDING_INPUT_TOKENS, Need
-from budget_tools.delegation.records import Status, Task
+from budget_tools.delegation.records import Status, Task, TurnRecord
 from budget_tools.delegation.replies import Consequence
 from budget_tools.delegation.store import Outcome
 
@@ -63,6 +64,13 @@ _TOLD: Mapping[Consequence, str] = MappingProxyType(
             "that length.",
     }
 )  # fmt: skip
+
+
+def end_without_reply(failure: Failure | None, record: TurnRecord) -> Outcome:
+    """Return how a delegation ends with a turn that brought no answer."""
+    reason = "The turn was interrupted." if failure is None else failure.message
+    unknown = " What it cost is not known, so its bound was charged." if record.charged else ""
+    return Outcome(status="failed", hint=f"{reason}{unknown}")
 
 
 def end_by(consequence: Consequence, reply: Reply) -> Outcome:

@@ -20,10 +20,10 @@ from budget_tools.claude.output_schema import OutputSchema, repair_notice
 from budget_tools.claude.stream import Reply
 from budget_tools.core.errors import BudgetError
 from budget_tools.core.money import Money, format_usd
+from budget_tools.delegation import endings
 from budget_tools.delegation.choice import TurnChooser, TurnDenied, TurnTaken
 from budget_tools.delegation.conversation import Conversation, go_on_notice, notice, opening
 from budget_tools.delegation.delegation_budget import DelegationBudget
-from budget_tools.delegation.endings import CANCELLED, Limits, cut_by, end_by, limit_of, told_after
 from budget_tools.delegation.final_answer import FinalAnswer
 from budget_tools.delegation.landing import LAST_STEP, Landing
 from budget_tools.delegation.log import DelegationLog
@@ -91,7 +91,7 @@ class Delegation:
         self._answer = FinalAnswer(schema, self._log)
         requests = RequestBuilder(self.task, tools, schema)
         self._has_tools = requests.has_tools
-        self._limits = Limits(self.task)
+        self._limits = endings.Limits(self.task)
         self._warnings = ResultWarnings()
         self._chooser = TurnChooser(
             self.task,
@@ -166,7 +166,7 @@ class Delegation:
             outcome = Outcome(status="failed", hint=f"{exc.code}: {exc.message}")
         except asyncio.CancelledError:
             # The event loop is ending; nobody may be left waiting for this delegation.
-            outcome = CANCELLED
+            outcome = endings.CANCELLED
             raise
         except Exception:
             logger.exception("Delegation %s failed by a fault of this server", self.id)
@@ -227,7 +227,7 @@ class Delegation:
     async def _take_turn(self) -> Outcome | None:
         """Take the next turn, and say how the delegation ended if it did."""
         if self.stop.is_requested():
-            return CANCELLED
+            return endings.CANCELLED
         if self._turns_taken >= self.task.max_turns:
             return Outcome(status="max_turns", hint=self._limits.all_turns_taken())
         warning = self._consider_landing()
@@ -235,7 +235,7 @@ class Delegation:
         if self._landing is None:
             taken = await self._chooser.ordinary(self._conversation, warning)
             if self.stop.is_requested() and not isinstance(taken, TurnTaken):
-                return CANCELLED
+                return endings.CANCELLED
             if isinstance(taken, TurnDenied):
                 if taken.is_final or self._budget.held is None:
                     return taken.outcome
@@ -249,7 +249,7 @@ class Delegation:
         if isinstance(taken, TurnTaken):
             return await self._after(taken)
         if self.stop.is_requested():
-            return CANCELLED
+            return endings.CANCELLED
         return self._nothing_fits() if taken is None else taken.outcome
 
     def _consider_landing(self) -> str:
@@ -281,7 +281,7 @@ class Delegation:
         if self._landing is None and result.prepared.is_last:
             self._landing = LAST_STEP
         if result.reply is None:
-            return self._without_reply(result)
+            return endings.CANCELLED if self.stop.is_requested() else endings.end_without_reply(result.failure, record)
         outcome = await self._follow(consequence_of(result.reply), result.reply, result)
         if outcome is None and result.allowance.cooldown_ms:
             seconds = result.allowance.cooldown_ms / 1_000
@@ -290,19 +290,12 @@ class Delegation:
                 await anyio.sleep(seconds)
         return outcome
 
-    def _without_reply(self, result: TurnResult) -> Outcome:
-        if self.stop.is_requested():
-            return CANCELLED
-        reason = result.failure.message if result.failure is not None else "The turn was interrupted."
-        unknown = " What it cost is not known, so its bound was charged." if result.record.charged else ""
-        return Outcome(status="failed", hint=f"{reason}{unknown}")
-
     async def _follow(self, consequence: Consequence, reply: Reply, result: TurnResult) -> Outcome | None:
         """Do what follows from an answer."""
         landing = self._landing
         match consequence:
             case "refused" | "broken_off":
-                return end_by(consequence, reply)
+                return endings.end_by(consequence, reply)
             case _ if landing is not None and not landing.is_repair:
                 if self._conversation.open_tool_uses():
                     await self._say(self._conversation.results(_NOT_RUN))
@@ -322,19 +315,18 @@ class Delegation:
             case _:
                 self._answer.take_text(reply)
                 await self._tell_of(consequence, reply, result)
-                return end_by(consequence, reply)
+                return endings.end_by(consequence, reply)
 
     async def _tell_of(self, consequence: Consequence, reply: Reply, result: TurnResult) -> None:
         """Have the sub-agent told what was wrong with its last message, should it be resumed."""
-        told = told_after(consequence, reply, result.prepared.request["max_tokens"])
-        if told:
+        if told := endings.told_after(consequence, reply, result.prepared.request["max_tokens"]):
             await self._say(notice(told))
 
     async def _use_tools(self, reply: Reply, result: TurnResult) -> Outcome | None:
         self._answer.take_text(reply)
         if self.stop.is_requested():
             await self._say(self._conversation.results(_NOT_RUN))
-            return CANCELLED
+            return endings.CANCELLED
         names = ", ".join(tool_use.name for tool_use in reply.tool_uses)
         self._report(f"turn {result.record.number} asks for {names}")
         message, outcomes = await self._caller.call_all(reply.tool_uses, result.record, result.allowance)
@@ -364,13 +356,13 @@ class Delegation:
 
     async def _cut(self, consequence: Consequence, reply: Reply, result: TurnResult) -> Outcome | None:
         """End with an answer that was cut, or have a shorter one said if money that is held affords it."""
-        limit = limit_of(result.prepared.request["max_tokens"], self.task, result.allowance)
+        limit = endings.limit_of(result.prepared.request["max_tokens"], self.task, result.allowance)
         await self._tell_of(consequence, reply, result)
         if limit == "budget" and self._budget.held is not None:
             self._landing = self._out_of_money()
             return None
         self._answer.take_text(reply)
-        return cut_by(limit, consequence, reply, self._how_far(self._limits.growth_tokens))
+        return endings.cut_by(limit, consequence, reply, self._how_far(self._limits.growth_tokens))
 
     # -- limits -----------------------------------------------------------------------------------------------------
 
@@ -382,8 +374,7 @@ class Delegation:
         return self._limits.how_far(need, self.spent_microcents + self.nested_microcents)
 
     def _nothing_fits(self) -> Outcome:
-        number = len(self._log.turns) + 1
-        hint = self._limits.nothing_fits(number, self._how_far())
+        hint = self._limits.nothing_fits(len(self._log.turns) + 1, self._how_far())
         if failure := self._chooser.candidates.last_failure:
             return Outcome(status="failed", hint=f"{failure} {hint}")
         if self._landing is not None and self._landing.status != "budget_exhausted":
