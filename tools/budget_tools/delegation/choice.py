@@ -31,7 +31,7 @@ from budget_tools.delegation.conversation import Conversation, notice
 from budget_tools.delegation.delegation_budget import FINAL_DENIALS, DelegationBudget
 from budget_tools.delegation.landing import LAST_STEP, Landing
 from budget_tools.delegation.log import DelegationLog
-from budget_tools.delegation.policy import Fit
+from budget_tools.delegation.policy import SPARE_PARTS, Fit
 from budget_tools.delegation.prompt_bound import PromptBound, PromptBounder
 from budget_tools.delegation.records import Task
 from budget_tools.delegation.request import RequestBuilder
@@ -47,9 +47,6 @@ logger = logging.getLogger(__name__)
 
 MAX_FITS = 4
 """How often a turn is fitted anew while others take what remains in between."""
-
-SPARE_PARTS = 50
-"""What part of the budget may be held beyond need, so that a growing conversation spares a hold at every turn."""
 
 CROWDED_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """How long to wait for money that others hold before a turn bends to what is left, or is the last."""

@@ -15,6 +15,9 @@ LANDING_OUTPUT_TOKENS = 1_024
 LANDING_INPUT_TOKENS = 1_500
 """What its prompt has beside the turn before: the notice, the results of a few calls at their shortest, the frame."""
 
+SPARE_PARTS = 50
+"""What part of the budget may be held beyond need, so that a growing conversation spares a hold at every turn."""
+
 CACHED_REQUEST = RequestOptions(cache="5m")
 """A request that writes its prompt to the cache, for five minutes."""
 
@@ -105,9 +108,10 @@ class Fitter:
             bound = self.bound(input_tokens=input_tokens, output_tokens=output_tokens)
             if not has_landing:
                 return bound
-            return bound + self.kept_back(
+            both = bound + self.kept_back(
                 input_tokens=input_tokens, output_tokens=output_tokens, wanted_output_tokens=wanted_output_tokens
             )
+            return both * SPARE_PARTS // (SPARE_PARTS - 1) + 1
 
         return Need(least=needed(min(MIN_OUTPUT_TOKENS, wanted_output_tokens)), full=needed(wanted_output_tokens))
 
