@@ -167,7 +167,7 @@ async def test_calls_of_an_answer_that_was_refused_are_not_run(bench: OpenBench)
 async def test_of_an_answer_that_was_cut_within_a_call_no_call_is_run_or_sent_back(bench: OpenBench) -> None:
     """Half of a set of calls may be half of a change; the sub-agent is told, and its words so far stay."""
     sent = words("First this.") + asks('{"a": "b"}') + asks('{"text": "half of', index=2, call_id="toolu_wire_2")
-    answers = [said(sent, "max_tokens"), Turn(text="At last.")]
+    answers: list[Answer | Wire] = [said(sent, "max_tokens"), Turn(text="At last.")]
     b = await bench(endpoint=lambda _: WireClaude(answers))
 
     stopped = await b.delegate(tools=TOOLS, max_output_tokens=500)
@@ -207,7 +207,7 @@ async def test_a_call_within_which_the_money_ended_is_told_so_on_its_last_turn(b
 
 async def test_a_call_whose_json_is_broken_goes_back_to_claude_at_the_exact_cost(bench: OpenBench) -> None:
     """The usage is known, so the charge is; nothing was run, and Claude can write it again."""
-    answers = [
+    answers: list[Answer | Wire] = [
         said(words("I look.") + asks('{"a": "b"'), "tool_use"),
         Turn(text="Again.", tool_calls=(RAN,)),
         Turn(text="Seen."),

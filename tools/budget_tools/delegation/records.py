@@ -72,7 +72,7 @@ class TurnRecord(BaseModel):
     stop_reason: str = ""
     tool_calls: list[ToolCallRecord] = []
     request_id: str = ""
-    warnings: list[str] = Field([], description="What to know of how it came about.")
+    warnings: list[str] = []
 
     @property
     def prompt_tokens(self) -> int:

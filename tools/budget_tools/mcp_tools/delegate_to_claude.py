@@ -68,7 +68,7 @@ async def delegate_to_claude(
     context: Annotated[str, Field(description="Material.", max_length=1_000_000)] = "",
     system: Annotated[str, Field(description="System prompt.", max_length=1_000_000)] = "",
     model: Annotated[str, Field(description="Exact model id, else the server's.")] = "",
-    fallback_models: Annotated[list[str], Field(description="Asked if it is too dear, or away.", max_length=8)] = [],  # noqa: B006 - never changed
+    fallback_models: Annotated[list[str], Field(description="If that is too dear or away.", max_length=8)] = [],  # noqa: B006 - never changed
     max_turns: Annotated[
         int | None, Field(strict=True, ge=1, le=MAX_TURNS, description="Resumed ones included; 10 by default.")
     ] = None,
