@@ -150,8 +150,6 @@ class TurnChooser:
                 for each in candidate.shortened():
                     taken = await self._last(each, landing.told())
                     if self._passes_over(taken, candidate):
-                        await self._budget.release()  # held for this model, and needed for the next
-                        await self._budget.look()
                         break
                     if taken is not None or self._stop.is_requested():
                         return taken
