@@ -194,7 +194,7 @@ def _stop_at(point: str, nth: int, hook: Hook) -> None:
 
     from budget_server.authority.client import EmbeddedCyclesClient
     from budget_tools.delegation.log import DelegationLog
-    from budget_tools.delegation.request import RequestBuilder
+    from budget_tools.delegation.prompt_bound import PromptBounder
     from budget_tools.delegation.runner import DelegationRunner
     from budget_tools.spends.reserver import Lease, Reserver
 
@@ -224,7 +224,7 @@ def _stop_at(point: str, nth: int, hook: Hook) -> None:
     clients = (AsyncCyclesClient, EmbeddedCyclesClient)
     before, after = True, False
     points: dict[str, tuple[Sequence[type], str, bool, Callable[..., bool]]] = {
-        "before its input is counted": ((RequestBuilder,), "input_bound", before, always),
+        "before its input is counted": ((PromptBounder,), "bound", before, always),
         "before the hold is written down": ((DelegationLog,), "mark_in_flight", before, is_hold),
         "before the orphans are looked for": ((DelegationRunner,), "keep_settling_orphans", before, always),
         "before the reserve": ((Reserver,), "spend", before, always),

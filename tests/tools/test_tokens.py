@@ -11,6 +11,9 @@ from budget_tools.core.errors import InvalidArgumentError
 from budget_tools.pricing.tokens import (
     MOST_PROMPT_TOKENS,
     MOST_TOKENS_PER_IMAGE,
+    is_enough,
+    is_plausible_count,
+    least_input_tokens,
     likely_input_tokens,
     most_input_tokens,
     with_margin,
@@ -155,3 +158,83 @@ def test_a_count_that_cannot_be_gets_no_margin(counted: Any) -> None:
     """A negative count would lower a bound."""
     with pytest.raises(InvalidArgumentError, match="token count"):
         with_margin(counted)
+
+
+# -- the fewest tokens that a request can have --
+
+
+def asked(text: str) -> dict[str, Any]:
+    """Make a request of one text."""
+    return {"messages": [{"role": "user", "content": text}]}
+
+
+@given(st.text(max_size=2_000), st.text(max_size=200))
+def test_the_fewest_tokens_are_at_least_one_and_never_above_the_bound(prompt: str, system: str) -> None:
+    """Between the two lies every count that may be true; there always is one."""
+    request = {**asked(prompt), "system": system}
+
+    fewest = least_input_tokens(request)
+
+    assert 1 <= fewest <= max(1, len(prompt + system) // 4)
+    assert is_enough(request, fewest)
+    assert not is_enough(request, fewest - 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "fewest"),
+    [
+        ("", 1),
+        (" \n" * 9_000, 1),
+        ("information " * 400, 300),
+        ("x" * 16_000, 1_000),
+        ("数" * 1_600, 300),
+        ("a " * 1_000, 500),
+        ("-=" * 1_000, 1),
+    ],
+    ids=["nothing", "white space", "words", "letters", "without spaces", "letters apart", "punctuation"],
+)
+def test_the_fewest_tokens_go_by_words(text: str, fewest: int) -> None:
+    """No tokenizer joins two words; what may become one token however long it is counts as nothing."""
+    assert least_input_tokens(asked(text)) == fewest
+
+
+def test_what_the_model_may_not_read_makes_no_count_implausible() -> None:
+    """The API drops earlier thinking, puts schemas in words of its own, and scales images down to nothing."""
+    words = "word " * 1_000
+    content = [
+        {"type": "thinking", "thinking": words, "signature": words},
+        IMAGE,
+        {"type": "document", "source": {"type": "url", "url": words}},
+        {"type": "tool_use", "id": words, "name": "t", "input": {}},
+    ]
+    tool = {"name": "t", "description": words, "defer_loading": True, "input_schema": {"description": words}}
+
+    assert least_input_tokens({**user(*content), "tools": [tool]}) == 1
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"system": "word " * 1_000},
+        {"system": [{"type": "text", "text": "word " * 1_000}]},
+        {"tools": [{"name": "t", "description": "word " * 1_000, "input_schema": {}}]},
+        user({"type": "text", "text": "word " * 1_000}),
+        user({"type": "tool_use", "id": "t", "name": "t", "input": {"a": "word " * 1_000}}),
+        user({"type": "tool_result", "tool_use_id": "t", "content": "word " * 1_000}),
+        user({"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "word " * 1_000}]}),
+        user({"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "word " * 1_000}}),
+    ],
+    ids=["system", "system blocks", "tools", "text", "call", "result", "result blocks", "document"],
+)
+def test_all_that_the_model_surely_reads_counts(request_: dict[str, Any]) -> None:
+    """A gateway that leaves a part out of its count is found out by the words of that part."""
+    assert 750 <= least_input_tokens(request_) <= 760
+    assert not is_plausible_count(request_, 48)
+    assert is_plausible_count(request_, 1_300)
+    assert not is_plausible_count(request_, 9_000)
+
+
+def test_what_is_no_request_at_all_has_one_token_at_least() -> None:
+    """A host's messages may be anything."""
+    assert least_input_tokens({"messages": "text", "system": 5, "tools": [None, {"name": 3}]}) == 1
+    assert least_input_tokens({"messages": [None, {"content": [None, {"type": "text", "text": None}]}]}) == 1

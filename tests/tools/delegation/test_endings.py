@@ -1,5 +1,6 @@
 """How a delegation ends, and that what it has by then is returned."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,9 +9,9 @@ import pytest
 
 from budget_server.authority.quotas import Quota, set_quota
 from budget_server.demo.scripted_claude import Failure, ToolCall, Turn, Usage, count_input_tokens
-from budget_tools.core.money import format_usd
+from budget_tools.core.money import format_usd, parse_usd
 from budget_tools.pricing.tokens import with_margin
-from tools.delegation.harness import MODEL, OpenBench, background
+from tools.delegation.harness import MODEL, OpenBench, background, structured
 
 pytestmark = pytest.mark.anyio
 
@@ -179,6 +180,37 @@ async def test_a_budget_that_a_person_stopped_ends_it_with_what_it_has(
     assert result["hint"].startswith(code)
 
 
+@pytest.mark.parametrize("tools", [[], TOOLS], ids=["without tools", "with tools"])
+async def test_a_turn_that_did_not_fit_says_what_it_needs_and_with_that_it_is_taken(
+    bench: OpenBench, tools: list[str]
+) -> None:
+    """Advice is worth its number: a full answer then fits."""
+    b = await bench([Turn(text="Done.")], usd="0.001")
+    stopped = await b.delegate(tools=tools)
+
+    needed = re.search(r"The next turn needs \$(\S+) left, or \$\S+ for a short answer\.", stopped["hint"])
+    assert needed, stopped["hint"]
+    await b.fund(format_usd(parse_usd(needed[1]) - parse_usd("0.001")))
+    resumed = structured(await b.call("delegate_to_claude", resume=stopped["delegation_id"]))
+
+    assert (stopped["status"], resumed["status"]) == ("budget_exhausted", "completed")
+    assert [request.body["max_tokens"] for request in b.claude.message_requests] == [4_096]
+
+
+async def test_a_budget_usd_that_ended_says_what_it_has_to_be(bench: OpenBench) -> None:
+    """It counts the whole life of the delegation, so the sum is told and not the difference."""
+    b = await bench(lambda _, number: Turn(text=f"Look {number}.", tool_calls=(LOOK,)))
+    stopped = await b.delegate(tools=TOOLS, budget_usd="0.08", max_turns=100)
+
+    needed = re.search(r"budget_usd then has to be \$(\d+\.\d+)\.", stopped["hint"])
+    assert needed, stopped["hint"]
+    sent = b.sent
+    await b.call("delegate_to_claude", resume=stopped["delegation_id"], budget_usd=needed[1])
+
+    assert stopped["status"] == "budget_exhausted"
+    assert b.claude.message_requests[sent].body["max_tokens"] == 4_096
+
+
 async def test_without_a_budget_nothing_is_sent_and_the_remedy_is_named(bench: OpenBench) -> None:
     """A first start without BUDGET_USD must tell what to do."""
     b = await bench([Turn(text="Never.")])
@@ -202,7 +234,7 @@ async def test_a_refusal_ends_it(bench: OpenBench) -> None:
     assert result["turns"][0]["actual_source"] == "usage"
 
 
-@pytest.mark.parametrize("reason", ["pause_turn", "model_context_window_exceeded", "something_new"])
+@pytest.mark.parametrize("reason", ["model_context_window_exceeded", "something_new"])
 async def test_a_stop_reason_that_cannot_be_continued_is_named(bench: OpenBench, reason: str) -> None:
     """Messages API: unknown reasons will come; stop, settle by usage, and say which it was."""
     b = await bench([Turn(text="So far.", stop_reason=reason)])

@@ -64,6 +64,10 @@ class Failure:
     is_surely_unbilled: bool
     is_retryable: bool = False
     retry_after_seconds: int | None = None
+    status: int | None = None
+    """The HTTP status; ``None`` if none came, or none that tells of an error."""
+    error_type: str = ""
+    """The API's name for the error, if it gave one."""
 
 
 class Claude:
@@ -88,7 +92,7 @@ class Claude:
     async def count_input_tokens(self, request: Mapping[str, Any]) -> int | None:
         """Ask the API, free of charge, how long a prompt is; ``None`` if it does not say.
 
-        An endpoint that does not count tokens is asked once.
+        An endpoint that does not count tokens, or counted what cannot be true, is not asked again.
         """
         import anthropic
         import httpx2
@@ -112,6 +116,11 @@ class Claude:
         # The client does not insist on the type that it declares: what is no count is as good as no answer.
         tokens: object = getattr(counted, "input_tokens", None)
         return tokens if type(tokens) is int and tokens >= 0 else None
+
+    def distrust_counts(self) -> bool:
+        """Ask this endpoint for no more counts, because one cannot be true; return whether it was asked until now."""
+        was_asked, self._counts_tokens = self._counts_tokens, False
+        return was_asked
 
     async def send(self, ticket: Ticket, request: Mapping[str, Any]) -> Reply | Failure:
         """Make one attempt and read its stream to the end; raises nothing but cancellation and our own bugs.
@@ -188,6 +197,8 @@ def _failure(exc: Exception, ticket: Ticket) -> Failure:
             is_surely_unbilled=refused,
             is_retryable=status in _RETRYABLE_STATUSES,
             retry_after_seconds=wait_seconds,
+            status=status,
+            error_type=exc.type or "",
         )
     never_sent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
     if isinstance(exc, anthropic.APIConnectionError) and isinstance(exc.__cause__, never_sent):

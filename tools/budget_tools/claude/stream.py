@@ -26,6 +26,8 @@ class ToolUse:
     id: str
     name: str
     input: Mapping[str, Any]
+    problem: str = ""
+    """A sentence, if its input is not a JSON object; ``input`` is empty then."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +76,7 @@ class ReplyReader:
         """Give the answer as far as it came.
 
         Raises:
-            ValueError: nothing came, or a tool's input is no JSON although the answer is complete.
+            ValueError: nothing came.
         """
         if self._model is None:
             raise ValueError("the stream ended before it began")
@@ -83,8 +85,8 @@ class ReplyReader:
             content=content,
             text="".join(block["text"] for block in content if block["type"] == "text"),
             tool_uses=[
-                ToolUse(id=block["id"], name=block["name"], input=block[_INPUT])
-                for block in content
+                ToolUse(id=block["id"], name=block["name"], input=block[_INPUT], problem=self._problem(index))
+                for index, block in zip(sorted(self._blocks), content, strict=True)
                 if block["type"] == "tool_use"
             ],
             stop_reason=self._stop_reason,
@@ -131,6 +133,12 @@ class ReplyReader:
         try:
             return json.loads(written or "{}")
         except ValueError:
-            if self._stop_reason == "tool_use":
-                raise
-            return {}  # cut off, and never used
+            return {}
+
+    def _problem(self, index: int) -> str:
+        written = "".join(self._pieces.get((index, _INPUT), ()))
+        try:
+            json.loads(written or "{}")
+        except ValueError as exc:
+            return f"The input of this call is not valid JSON ({exc})."
+        return ""

@@ -9,6 +9,9 @@ While there are tools, and so may be another turn after it:
 
 Without tools nothing comes after an answer: an ordinary turn may cost all that there is. Others may take what remains
 between looking and reserving, so each way is fitted anew a bounded number of times.
+
+A model that cannot answer now (overloaded, limited, gone) is passed over like one that does not fit, as long as there
+is a fallback: what was reserved for it is given back, and it is not asked again until the delegation is resumed.
 """
 
 import logging
@@ -18,17 +21,21 @@ from dataclasses import dataclass, replace
 
 import anyio
 
-from budget_tools.claude.client import Claude, Failure
+from budget_tools.claude.client import Failure
 from budget_tools.core.errors import AuthorityError
 from budget_tools.core.ids import time_ordered_id
 from budget_tools.core.money import Money, format_usd
+from budget_tools.delegation.candidates import Candidates, TurnCandidate
 from budget_tools.delegation.caps import Allowance
-from budget_tools.delegation.conversation import Conversation, last_turn_notice, notice
+from budget_tools.delegation.conversation import Conversation, notice
 from budget_tools.delegation.delegation_budget import FINAL_DENIALS, DelegationBudget
+from budget_tools.delegation.landing import LAST_STEP, Landing
 from budget_tools.delegation.log import DelegationLog
-from budget_tools.delegation.policy import Fit, Fitter, request_options
-from budget_tools.delegation.records import Status, Task
-from budget_tools.delegation.request import RequestBuilder, TurnCandidate
+from budget_tools.delegation.policy import SPARE_PARTS, Fit
+from budget_tools.delegation.prompt_bound import PromptBound, PromptBounder
+from budget_tools.delegation.records import Task
+from budget_tools.delegation.request import RequestBuilder
+from budget_tools.delegation.result_warnings import ResultWarnings
 from budget_tools.delegation.stop import Stop
 from budget_tools.delegation.store import Message, Outcome
 from budget_tools.delegation.turn import Prepared, TurnPlan, TurnResult, TurnTaker
@@ -41,35 +48,8 @@ logger = logging.getLogger(__name__)
 MAX_FITS = 4
 """How often a turn is fitted anew while others take what remains in between."""
 
-SPARE_PARTS = 50
-"""What part of the budget may be held beyond need, so that a growing conversation spares a hold at every turn."""
-
 CROWDED_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """How long to wait for money that others hold before a turn bends to what is left, or is the last."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Landing:
-    """Why the next turn is the last."""
-
-    status: Status
-    hint: str
-    """What the caller is told."""
-    reason: str = ""
-    """What the sub-agent is told, as the middle of a sentence; nothing where it knows already."""
-    is_repair: bool = False
-    """Whether it only gives its answer once more, in another form."""
-
-    def told(self) -> tuple[Message, ...]:
-        """Give the notice of it."""
-        return (last_turn_notice(self.reason),) if self.reason else ()
-
-
-LAST_STEP = Landing(
-    status="max_turns",
-    hint="It took all the steps that the budget's caps allow: resume it once they allow more.",
-    reason="the budget's caps allow no more steps",
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,24 +95,26 @@ class TurnChooser:
         task: Task,
         *,
         requests: RequestBuilder,
+        bounder: PromptBounder,
         prices: PriceBook,
-        claude: Claude,
         turns: TurnTaker,
         budget: DelegationBudget,
         log: DelegationLog,
         stop: Stop,
         tell: Callable[[str], None],
+        warnings: ResultWarnings,
     ) -> None:
         self._task = task
         self._subject = task.subject.in_run(log.delegation_id).wire()
         self._requests = requests
-        self._prices = prices
-        self._claude = claude
+        self._bounder = bounder
         self._turns = turns
         self._budget = budget
         self._log = log
         self._stop = stop
         self._tell = tell
+        self._warnings = warnings
+        self.candidates = Candidates(task, prices=prices, log=log, grows=requests.has_tools)
         self.steps_left: int | None = None
         """Turns that the caps still allow; ``None`` where they say nothing."""
 
@@ -147,26 +129,45 @@ class TurnChooser:
             AuthorityError: the authority is away; nothing was sent.
         """
         notices = (notice(warning),) if warning else ()
+        self.candidates.forget_uncovered()
         async for _ in self._patiently():
-            async for candidate in self._candidates(conversation):
+            for candidate in self.candidates.of(conversation):
                 taken = await self._ordinary(candidate, notices)
+                if self._passes_over(taken, candidate):
+                    continue
                 if taken is not None or self._stop.is_requested():
                     return taken
         return None
 
     async def last(self, conversation: Conversation, landing: Landing) -> TurnTaken | TurnDenied | None:
-        """Take the last turn; ``None`` where not even that can be paid for.
+        """Take the last turn; ``None`` if not even that can be paid for.
 
         Raises:
             AuthorityError: the authority is away; nothing was sent.
         """
         async for _ in self._patiently():
-            async for candidate in self._candidates(conversation):
-                for each in _shortened(candidate):
+            for candidate in self.candidates.of(conversation):
+                for each in candidate.shortened():
                     taken = await self._last(each, landing.told())
+                    if self._passes_over(taken, candidate):
+                        break
                     if taken is not None or self._stop.is_requested():
                         return taken
         return None
+
+    def _passes_over(self, taken: TurnTaken | TurnDenied | None, candidate: TurnCandidate) -> bool:
+        if not isinstance(taken, TurnTaken) or taken.result.record.charged is not None:
+            return False
+        failure = taken.result.failure
+        if failure is None or self._stop.is_requested() or not self.candidates.pass_over(candidate.model, failure):
+            return False
+        self._warnings.add(f"{candidate.model} was passed over for the next of fallback_models. {failure.message}")
+        return True
+
+    def note_step(self, allowance: Allowance) -> None:
+        """Count a turn that was taken, as the caps of its reservation do."""
+        steps = [each for each in (self.steps_left, allowance.max_steps) if each is not None]
+        self.steps_left = min(steps) - 1 if steps else None
 
     async def _patiently(self) -> AsyncIterator[None]:
         """Try once, and again for a while as long as others hold what is missing."""
@@ -180,26 +181,11 @@ class TurnChooser:
                 await anyio.sleep(pause_seconds * (0.25 + 1.75 * random.random()))  # noqa: S311 - not a secret
             yield
 
-    async def _candidates(self, conversation: Conversation) -> AsyncIterator[TurnCandidate]:
-        """Give the model that works so far, then each of its fallbacks."""
-        current, fallbacks = self._log.model, self._task.fallback_models
-        later = fallbacks[fallbacks.index(current) + 1 :] if current in fallbacks else fallbacks
-        for model in (current, *later):
-            options = request_options(self._prices, model, grows=self._requests.has_tools)
-            fitter = Fitter(prices=self._prices, model=model, options=options)
-            if model == current:
-                yield TurnCandidate(fitter=fitter, conversation=conversation)
-            elif conversation.is_bound_to_its_model:
-                rebuilt = conversation.rebuilt(self._task)
-                yield TurnCandidate(fitter=fitter, conversation=rebuilt, rebuilt=rebuilt.messages)
-            else:
-                # Each model counts tokens in its own way: only the messages are the same.
-                yield TurnCandidate(fitter=fitter, conversation=Conversation(conversation.messages))
-
     # -- an ordinary turn -------------------------------------------------------------------------------------------
 
     async def _ordinary(self, candidate: TurnCandidate, notices: Sequence[Message]) -> TurnTaken | TurnDenied | None:
-        input_tokens = await self._requests.input_bound(candidate, notices, self._claude, self._stop)
+        prompt = await self._bounder.bound(candidate, notices)
+        input_tokens = prompt.tokens
         limit = await self._budget.own_limit()
         if self._requests.has_tools:
             # Beside a hold, a turn that is too long for the budget would take the place of one that is not.
@@ -211,13 +197,17 @@ class TurnChooser:
                 return None
             fit = self._fit(candidate, input_tokens, limit)
             if fit is None:
+                self.candidates.note_uncovered(candidate, input_tokens)
                 return None
+            if fit.max_output_tokens < self._task.max_output_tokens:
+                self.candidates.note_uncovered(candidate, input_tokens)
             denial: Denial | LimitDenial | None = None
             if self._requests.has_tools:
                 denial = await self._hold_landing(candidate, input_tokens, fit.max_output_tokens)
             if denial is None:
                 order = self._order(candidate.model, fit.bound_microcents)
-                result = await self._take(candidate, order, self._preparing(candidate, fit.max_output_tokens, notices))
+                prepare = self._preparing(candidate, fit.max_output_tokens, notices)
+                result = await self._take(candidate, prompt, order, prepare)
                 if result.denial is None:
                     return TurnTaken(result=result, conversation=candidate.conversation)
                 denial = result.denial
@@ -271,7 +261,8 @@ class TurnChooser:
 
     async def _last(self, candidate: TurnCandidate, notices: Sequence[Message]) -> TurnTaken | TurnDenied | None:
         """Take the last turn: from what is left where that is more, else from what was held for it."""
-        input_tokens = await self._requests.input_bound(candidate, notices, self._claude, self._stop)
+        prompt = await self._bounder.bound(candidate, notices)
+        input_tokens = prompt.tokens
         limit = self._budget.within_remaining(await self._budget.own_limit())
         for _ in range(MAX_FITS):
             if self._stop.is_requested():
@@ -280,11 +271,11 @@ class TurnChooser:
             fit = candidate.fitter.fit(input_tokens=input_tokens, wanted_output_tokens=wanted, allowed_microcents=limit)
             held = self._held_fit(candidate, input_tokens)
             if held is not None and (fit is None or fit.max_output_tokens <= held.max_output_tokens):
-                result = await self._take_held(candidate, held, notices)
+                result = await self._take_held(candidate, prompt, held, notices)
             elif fit is not None:
                 order = self._order(candidate.model, fit.bound_microcents)
                 prepare = self._preparing(candidate, fit.max_output_tokens, notices, is_last=True)
-                result = await self._take(candidate, order, prepare)
+                result = await self._take(candidate, prompt, order, prepare)
             else:
                 return None
             if result is None:
@@ -310,15 +301,16 @@ class TurnChooser:
         )
         return None if fit is None else replace(fit, bound_microcents=order.bound)
 
-    async def _take_held(self, candidate: TurnCandidate, fit: Fit, notices: Sequence[Message]) -> TurnResult | None:
+    async def _take_held(
+        self, candidate: TurnCandidate, prompt: PromptBound, fit: Fit, notices: Sequence[Message]
+    ) -> TurnResult | None:
         """Take the last turn from what is held; ``None`` where the hold has lapsed meanwhile."""
         held = self._budget.held
         assert held is not None
         order = replace(held, turn=self._next_number)
         try:
-            result = await self._take(
-                candidate, order, self._preparing(candidate, fit.max_output_tokens, notices, is_last=True)
-            )
+            prepare = self._preparing(candidate, fit.max_output_tokens, notices, is_last=True)
+            result = await self._take(candidate, prompt, order, prepare)
         except AuthorityError as exc:
             if exc.status not in (404, 409, 410):
                 raise
@@ -331,10 +323,17 @@ class TurnChooser:
     # -- taking it --------------------------------------------------------------------------------------------------
 
     async def _take(
-        self, candidate: TurnCandidate, order: SpendRequest, prepare: Callable[[Allowance], Prepared | Failure]
+        self,
+        candidate: TurnCandidate,
+        prompt: PromptBound,
+        order: SpendRequest,
+        prepare: Callable[[Allowance], Prepared | Failure],
     ) -> TurnResult:
         self._tell(f"turn {order.turn}: asking {candidate.model}, at most ${format_usd(order.bound)}")
-        result = await self._turns.take(TurnPlan(order=order, prepare=prepare))
+        result = await self._turns.take(TurnPlan(order=order, prepare=prepare, warnings=self._warnings.unwritten))
+        if result.denial is None:
+            self._warnings.note_written()
+            self._bounder.learn(prompt, result.record)
         if result.remaining is not None:
             self._budget.remaining = Money.microcents(result.remaining)
         elif result.denial is None:
@@ -379,13 +378,6 @@ class TurnChooser:
             return Prepared(request=request, rebuilt=candidate.rebuilt, notices=all_told, is_last=ends)
 
         return prepare
-
-
-def _shortened(candidate: TurnCandidate) -> Sequence[TurnCandidate]:
-    """Give a way as it is and, should that be too long to be paid for, without its last tool results."""
-    if candidate.rebuilt:
-        return (candidate,)
-    return (candidate, replace(candidate, conversation=candidate.conversation.with_last_results_left_out()))
 
 
 def _not_allowed(what: str) -> Failure:

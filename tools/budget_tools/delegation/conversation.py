@@ -11,11 +11,9 @@ from typing import Any
 from budget_tools.claude.stream import Reply
 from budget_tools.core.money import format_usd
 from budget_tools.delegation.records import Task, TurnRecord
+from budget_tools.delegation.replies import THOUGHTS, consequence_of
 from budget_tools.delegation.store import Message
-from budget_tools.pricing.tokens import most_input_tokens
-
-_THOUGHTS = frozenset({"thinking", "redacted_thinking"})
-"""Content that is bound to the model which made it: another one refuses it (Messages API, thinking)."""
+from budget_tools.pricing.tokens import is_enough, most_input_tokens
 
 MAX_DIGEST_CHARACTERS = 200_000
 """How much of its own past a fresh conversation is told."""
@@ -29,6 +27,8 @@ _LAST_TURN_REST = (
 _INTERRUPTED = "This call was cut off before its result was kept; whether it took effect is not known."
 _LEFT_OUT = "(Left out: what is left of the budget does not cover reading it.)"
 
+_RECORD = "Work on this has begun; what follows is its record. Go on from there."
+
 Block = Mapping[str, Any]
 
 
@@ -40,6 +40,11 @@ def opening(task: Task) -> Message:
 def notice(text: str) -> Message:
     """Tell the sub-agent something."""
     return Message(role="user", content=text)
+
+
+def go_on_notice(turns: int) -> Message:
+    """Tell the sub-agent that it may go on, for so many turns."""
+    return notice(f"You may go on with the task: you have at most {turns} more turn{'' if turns == 1 else 's'}.")
 
 
 def last_turn_notice(reason: str) -> Message:
@@ -84,6 +89,8 @@ class Conversation:
         self._messages = list(messages)
         self._known_tokens: int | None = None
         self._known_messages = 0
+        self.least_tokens = 0
+        """What its prompt had at some turn, and has since then: only thoughts are ever dropped by the API."""
 
     @property
     def messages(self) -> Sequence[Message]:
@@ -98,13 +105,24 @@ class Conversation:
         """Add what was said."""
         self._messages += messages
 
-    def note_usage(self, record: TurnRecord) -> None:
-        """Learn from a turn, whose reply has just been appended, how many tokens the conversation has so far.
+    def note_usage(self, record: TurnRecord, request: Mapping[str, Any], added: Sequence[Message]) -> None:
+        """Learn from a turn how many tokens the conversation has so far.
 
-        Where the API did not say how long its prompt was, only counting again bounds the next one.
+        If the API did not say how long its prompt or its answer was, or said less than either can be, only counting
+        again bounds the next prompt.
+
+        Args:
+            record: the turn, as the API reported it.
+            request: what was sent.
+            added: what has just been appended, its answer last.
         """
-        self._known_tokens = record.prompt_tokens + record.output_tokens if record.prompt_tokens else None
+        answer = {"messages": [message.wire() for message in added if message.role == "assistant"]}
+        is_known = bool(record.prompt_tokens) and is_enough(request, record.prompt_tokens)
+        is_known = is_known and (not answer["messages"] or is_enough(answer, record.output_tokens))
+        self._known_tokens = record.prompt_tokens + record.output_tokens if is_known else None
         self._known_messages = len(self._messages)
+        if is_known and not self.is_bound_to_its_model:
+            self.least_tokens = record.prompt_tokens
 
     def known_tokens(self, extra: Sequence[Message] = ()) -> int | None:
         """Bound the next prompt by the last one's usage and what was appended since; ``None`` where it is unknown."""
@@ -144,7 +162,7 @@ class Conversation:
     def is_bound_to_its_model(self) -> bool:
         """Whether it holds thinking, which no other model takes."""
         return any(
-            block.get("type") in _THOUGHTS
+            block.get("type") in THOUGHTS
             for message in self._messages
             if not isinstance(message.content, str)
             for block in message.content
@@ -153,29 +171,41 @@ class Conversation:
     def rebuilt(self, task: Task) -> "Conversation":
         """Give a fresh conversation for another model, built from the text so far."""
         first = opening(task)
-        told = "\n".join(line for message in self._messages[1:] for line in _told(message))
+        told = "\n".join([*self._record_so_far(), *(line for message in self._messages[1:] for line in _told(message))])
         if not told:
             return Conversation([Message(role="user", content=first.content, starts_anew=True)])
         if len(told) > MAX_DIGEST_CHARACTERS:
             told = f"(The beginning is left out.)\n{told[-MAX_DIGEST_CHARACTERS:]}"
-        text = f"{first.content}\n\nWork on this has begun; what follows is its record. Go on from there.\n\n{told}"
+        text = f"{first.content}\n\n{_RECORD}\n\n{told}"
         return Conversation([Message(role="user", content=text, starts_anew=True)])
 
+    def _record_so_far(self) -> Sequence[str]:
+        """Return the record that it began with itself, if it was rebuilt before."""
+        first = self._messages[0]
+        if not first.starts_anew or not isinstance(first.content, str):
+            return ()
+        _, mark, told = first.content.partition(_RECORD)
+        return (told.strip(),) if mark else ()
 
-def said(reply: Reply) -> Message:
-    """Give a reply as it goes back to Claude."""
-    return Message(role="assistant", content=list(reply.content))
 
+def said(reply: Reply) -> Message | None:
+    """Return an answer as it goes back to Claude; ``None`` if nothing of it does.
 
-def said_so_far(reply: Reply) -> Message | None:
-    """Give what a reply that was cut has said; its tool calls may be incomplete. ``None`` where it said nothing."""
+    Calls go back only if they are answered: an incomplete one never is. Blank text, and thoughts that nothing follows,
+    are refused by the API.
+    """
+    consequence = consequence_of(reply)
+    if consequence == "broken_off":
+        return None
     content: list[Block] = []
     for block in reply.content:
-        if block.get("type") == "tool_use":
+        if block.get("type") == "tool_use" and consequence != "run_calls":
             break
-        content.append(block)
-    has_text = any(block.get("type") == "text" and block.get("text") for block in content)
-    return Message(role="assistant", content=content) if has_text else None
+        if block.get("type") != "text" or str(block.get("text") or "").strip():
+            content.append(block)
+    while content and content[-1].get("type") in THOUGHTS:
+        content.pop()
+    return Message(role="assistant", content=content) if content else None
 
 
 def _tool_uses(message: Message) -> list[Block]:

@@ -23,6 +23,7 @@ class DelegationLog:
         self.delegation_id = stored.delegation_id
         self.turns: list[TurnRecord] = list(stored.turns)
         self.text = stored.text
+        self._unwritten_text: str | None = None
         self.model = stored.model
         self._is_limited = stored.task.budget_microcents is not None or bool(stored.parent_id)
 
@@ -63,7 +64,8 @@ class DelegationLog:
             self.turns[-1] = turn
         else:
             self.turns.append(turn)
-        self.text = text or self.text
+        if text:
+            self.text, self._unwritten_text = text, None
         has_moved = bool(messages) and turn.model != self.model
         self.model = turn.model if has_moved else self.model
         charges = {charged_reservation_id: charged} if charged is not None else {}
@@ -79,13 +81,17 @@ class DelegationLog:
             )
         )
 
+    def replace_text(self, text: str) -> None:
+        """Take other last words than those of the last turn; they are written down with the end."""
+        self.text = self._unwritten_text = text
+
     async def note_messages(self, *messages: Message) -> None:
         """Write down what else the conversation says."""
         await self._write(Step(messages=messages, struck=tuple(self._struck)))
 
     async def finish(self, outcome: Outcome) -> None:
         """Write the end down."""
-        await self._write(Step(outcome=outcome, struck=tuple(self._struck)))
+        await self._write(Step(outcome=outcome, text=self._unwritten_text, struck=tuple(self._struck)))
 
     async def _write(self, step: Step) -> None:
         await self._store.write(self.delegation_id, step)

@@ -16,6 +16,9 @@ LANDING_OUTPUT_TOKENS = 1_024
 LANDING_INPUT_TOKENS = 1_500
 """What its prompt has beside the turn before: the notice, the results of a few calls at their shortest, the frame."""
 
+SPARE_PARTS = 50
+"""What part of the budget may be held beyond need, so that a growing conversation spares a hold at every turn."""
+
 CACHED_REQUEST = RequestOptions(cache="5m")
 """A request that writes its prompt to the cache, for five minutes."""
 
@@ -26,6 +29,16 @@ class Fit:
 
     max_output_tokens: int
     bound_microcents: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, order=True)
+class Need:
+    """Money that a turn needs, with the last answer after it if there may be one, in microcents."""
+
+    least: int
+    """For the shortest answer that is worth its prompt."""
+    full: int
+    """For an answer as long as was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +95,26 @@ class Fitter:
             input_tokens=input_tokens + output_tokens + LANDING_INPUT_TOKENS,
             output_tokens=min(LANDING_OUTPUT_TOKENS, wanted_output_tokens),
         )
+
+    def need(self, *, input_tokens: int, wanted_output_tokens: int, has_landing: bool) -> Need:
+        """Return what a turn needs, be it covered or not.
+
+        Args:
+            input_tokens: no fewer than the prompt has.
+            wanted_output_tokens: what the caller asked for.
+            has_landing: whether money for a last answer is held beside it.
+        """
+
+        def needed(output_tokens: int) -> int:
+            bound = self.bound(input_tokens=input_tokens, output_tokens=output_tokens)
+            if not has_landing:
+                return bound
+            both = bound + self.kept_back(
+                input_tokens=input_tokens, output_tokens=output_tokens, wanted_output_tokens=wanted_output_tokens
+            )
+            return both * SPARE_PARTS // (SPARE_PARTS - 1) + 1
+
+        return Need(least=needed(min(MIN_OUTPUT_TOKENS, wanted_output_tokens)), full=needed(wanted_output_tokens))
 
     def fit_with_landing(
         self, *, input_tokens: int, wanted_output_tokens: int, is_paid: Callable[[int, int], bool]

@@ -76,6 +76,7 @@ class TurnRecord(BaseModel):
     stop_reason: str = ""
     tool_calls: list[ToolCallRecord] = []
     request_id: str = ""
+    warnings: list[str] = []
 
     @property
     def prompt_tokens(self) -> int:

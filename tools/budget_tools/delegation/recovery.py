@@ -23,6 +23,7 @@ from budget_tools.core.money import Money
 from budget_tools.delegation.conversation import final_answer
 from budget_tools.delegation.log import turn_cost_microcents
 from budget_tools.delegation.records import ToolCallRecord, TurnRecord
+from budget_tools.delegation.replies import ending_of
 from budget_tools.delegation.store import DelegationStore, Orphan, Outcome, Step, Stored
 from budget_tools.spends.records import Settled, Spend
 from budget_tools.spends.responses import body_of
@@ -34,8 +35,6 @@ logger = logging.getLogger(__name__)
 INTERRUPTED = Outcome(
     status="failed", hint="The process that ran it ended; what was in flight is settled. Resume it to go on."
 )
-
-_FINAL_STOP_REASONS = ("end_turn", "stop_sequence")
 
 _GONE = frozenset({404, 409})
 """Statuses by which an authority says that there is nothing left to settle."""
@@ -96,10 +95,10 @@ async def _settle(orphan: Orphan, store: DelegationStore, cycles: AsyncCyclesCli
 async def _outcome(delegation: Stored, turns: Mapping[int, TurnRecord], store: DelegationStore) -> Outcome:
     """Say how a delegation ended whose process died: an answer that was final stays so, and is not asked for again."""
     last = turns[max(turns)] if turns else None
-    if last is None or last.stop_reason not in _FINAL_STOP_REASONS:
+    if last is None or not last.stop_reason or ending_of(last.stop_reason) != "whole":
         return INTERRUPTED
     answer = final_answer(await store.conversation(delegation.delegation_id))
-    if answer is None:
+    if answer is None or not answer.strip():
         return INTERRUPTED
     if delegation.task.output_schema is None:
         return Outcome(status="completed")

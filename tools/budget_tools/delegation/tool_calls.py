@@ -59,21 +59,22 @@ class ToolCaller:
 
     async def call_all(
         self, uses: Sequence[ToolUse], record: TurnRecord, allowance: Allowance
-    ) -> tuple[Message, Mapping[str, ToolOutcome]]:
+    ) -> tuple[Message, Sequence[ToolOutcome | None]]:
         """Run all calls of a turn side by side, and write their results down in the order asked.
 
         Returns:
-            The message that answers Claude, and what came of each call that ended, by its id.
+            The message that answers Claude, and what came of each call in that order; ``None`` if it was cut off.
         """
-        outcomes: dict[str, ToolOutcome] = {}
-        records: dict[str, ToolCallRecord] = {}
+        # By their place: nothing that an endpoint says of them is sure to tell two calls apart.
+        outcomes: list[ToolOutcome | None] = [None] * len(uses)
+        records: list[ToolCallRecord | None] = [None] * len(uses)
 
-        async def use(tool_use: ToolUse) -> None:
+        async def use(place: int, tool_use: ToolUse) -> None:
             started = time.monotonic()
             outcome, charged, uncovered = await self._call(tool_use, record.number, allowance)
             duration_ms = round((time.monotonic() - started) * 1_000)
-            outcomes[tool_use.id] = outcome
-            records[tool_use.id] = ToolCallRecord(
+            outcomes[place] = outcome
+            records[place] = ToolCallRecord(
                 name=tool_use.name,
                 ok=not outcome.is_error,
                 duration_ms=duration_ms,
@@ -83,10 +84,12 @@ class ToolCaller:
 
         with self._stop.interruptible():
             async with anyio.create_task_group() as tasks:
-                for tool_use in uses:
-                    tasks.start_soon(use, tool_use)
-        record.tool_calls = [records[tool_use.id] for tool_use in uses if tool_use.id in records]
-        results = [_result(tool_use, outcomes.get(tool_use.id) or failed(_CUT_OFF)) for tool_use in uses]
+                for place, tool_use in enumerate(uses):
+                    tasks.start_soon(use, place, tool_use)
+        record.tool_calls = [each for each in records if each is not None]
+        results = [
+            _result(tool_use, outcome or failed(_CUT_OFF)) for tool_use, outcome in zip(uses, outcomes, strict=True)
+        ]
         message = Message(role="user", content=results)
         await self._log.note_turn(record, messages=[message])
         return message, outcomes
@@ -95,6 +98,8 @@ class ToolCaller:
         tool = self._tools.get(tool_use.name)
         if tool is None:
             return failed(f"There is no tool {tool_use.name!r} here."), None, None
+        if tool_use.problem:
+            return failed(f"{tool_use.problem} Nothing was run: make the call again with valid JSON."), None, None
         if not allowance.allows_tool(tool_use.name):
             return failed(f"The budget's caps do not allow the tool {tool_use.name!r}: go on without it."), None, None
         if tool.price is None:

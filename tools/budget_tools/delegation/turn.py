@@ -23,7 +23,7 @@ from budget_tools.claude.stream import Reply
 from budget_tools.core.errors import BudgetError, UsageError
 from budget_tools.core.money import Money
 from budget_tools.delegation.caps import NO_CAPS, Allowance
-from budget_tools.delegation.conversation import said, said_so_far
+from budget_tools.delegation.conversation import said
 from budget_tools.delegation.log import DelegationLog
 from budget_tools.delegation.records import TurnRecord
 from budget_tools.delegation.stop import Stop
@@ -63,6 +63,8 @@ class TurnPlan:
     order: SpendRequest
     prepare: Callable[[Allowance], Prepared | Failure]
     """Builds the request once the caps are known; a failure where they allow none."""
+    warnings: Sequence[str] = ()
+    """What the caller is told beside the answer, because of what led to this turn."""
 
     @property
     def number(self) -> int:
@@ -126,7 +128,7 @@ class TurnTaker:
         Raises:
             AuthorityError: the reserve failed for another reason than budget; nothing was sent.
         """
-        result = TurnResult(record=TurnRecord(number=plan.number, model=plan.model))
+        result = TurnResult(record=TurnRecord(number=plan.number, model=plan.model, warnings=list(plan.warnings)))
 
         async def deed(lease: Lease) -> None:
             await self._under(lease, plan, result)
@@ -187,10 +189,8 @@ class TurnTaker:
     async def _note(self, result: TurnResult, prepared: Prepared, reservation_id: str, charged: int) -> None:
         """Write down what came of it before it is committed: a crash in between settles it exactly."""
         reply = result.reply
-        if reply is not None and reply.stop_reason is not None:
-            is_cut = reply.stop_reason in ("max_tokens", "model_context_window_exceeded")
-            words = said_so_far(reply) if is_cut else said(reply) if reply.content else None
-            result.messages = [*prepared.notices, words] if words is not None else []
+        words = None if reply is None else said(reply)
+        result.messages = [*prepared.notices, words] if words is not None else []
         await self._log.note_turn(
             result.record,
             messages=[*prepared.rebuilt, *result.messages] if result.messages else (),

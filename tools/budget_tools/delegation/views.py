@@ -7,6 +7,7 @@ import anyio
 
 from budget_tools.core.money import Money
 from budget_tools.delegation.records import Task, TurnRecord
+from budget_tools.delegation.result_warnings import warnings_of
 from budget_tools.delegation.store import Outcome, Stored
 
 POLL_SECONDS = 0.5
@@ -35,6 +36,10 @@ class DelegationView(Protocol):
     @property
     def text(self) -> str:
         """The sub-agent's last words."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What its caller should know beside the answer."""
 
     @property
     def spent_microcents(self) -> int:
@@ -96,6 +101,11 @@ class Kept:
     def text(self) -> str:
         """The sub-agent's last words."""
         return self._stored.text
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What its caller should know beside the answer."""
+        return warnings_of(self._stored.turns)
 
     @property
     def spent_microcents(self) -> int:

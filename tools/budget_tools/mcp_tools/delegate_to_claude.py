@@ -77,7 +77,7 @@ async def delegate_to_claude(
     context: Annotated[str, Field(description="Material.", max_length=1_000_000)] = "",
     system: Annotated[str, Field(description="System prompt.", max_length=1_000_000)] = "",
     model: Annotated[str, Field(description="Exact model id, else the server's.")] = "",
-    fallback_models: Annotated[list[str], Field(description="Cheaper ones, for a tight budget.", max_length=8)] = [],  # noqa: B006 - never changed
+    fallback_models: Annotated[list[str], Field(description="If that is too dear or away.", max_length=8)] = [],  # noqa: B006 - never changed
     max_turns: Annotated[
         int | None, Field(strict=True, ge=1, le=MAX_TURNS, description="Resumed ones included; 10 by default.")
     ] = None,
@@ -210,7 +210,7 @@ def describe(
         uncovered=Money.microcents(uncovered) if uncovered else None,
         spent_by_nested=Money.microcents(nested) if nested else None,
         remaining=delegation.remaining,
-        warnings=list(warnings),
+        warnings=[*delegation.warnings, *warnings],
         resumable=outcome is not None and outcome.status in RESUMABLE,
         idempotency_key=idempotency_key,
         hint=" ".join(filter(None, (hint, *map(excess_hint, delegation.turns)))),

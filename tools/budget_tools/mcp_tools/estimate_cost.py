@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, WithJsonSchema
 
 from budget_tools.core.errors import ConfigurationError, InvalidArgumentError
 from budget_tools.core.money import USD_MICROCENTS, Amount, Money
+from budget_tools.delegation.token_count import count_tokens
 from budget_tools.mcp_tools.amounts import require_one_way
 from budget_tools.mcp_tools.answers import answer
 from budget_tools.mcp_tools.registration import make_tool
@@ -232,7 +233,7 @@ async def _counted(kit: Toolkit, request: dict[str, Any]) -> int | None:
         claude = kit.claude
     except ConfigurationError:
         return None  # said at the start, and by whatever needs the API
-    return await claude.count_input_tokens(request)
+    return (await count_tokens(claude, request)).tokens
 
 
 def _estimate(prices: PriceBook, model: str, prompt: _Prompt, call: _Call, left: Money | None) -> ModelEstimate:

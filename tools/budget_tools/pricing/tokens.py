@@ -1,12 +1,13 @@
 """How many input tokens a request has, without asking the API.
 
-Three figures, none of them exact: a bound that no tokenizer passes, an estimate of what is likely, and the margin that
-the API's own count deserves. They count what reaches the model: ``system``, ``tools``, ``messages`` and
-``output_config``.
+Four figures, none of them exact: a bound that no tokenizer passes, the fewest that its words can be, an estimate of
+what is likely, and the margin that the API's own count deserves. They count what reaches the model: ``system``,
+``tools``, ``messages`` and ``output_config``. Between the fewest and the bound, a count by somebody else is plausible.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from budget_tools.core.errors import InvalidArgumentError
@@ -33,6 +34,18 @@ MOST_PROMPT_TOKENS = 1_000_000
 # The count endpoint is documented as an estimate that may differ by a small amount (Anthropic, "Token counting").
 _MARGIN_PERCENT = 2
 _MARGIN_TOKENS = 64
+
+# No tokenizer in use joins two words, and prose has four tokens to three words or more. A quarter is left for the few
+# words that are cut here and not there ("don't").
+_WORD = re.compile(r"[0-9A-Za-z_\u0080-\U0010ffff]+")
+_FEWEST_TOKENS_NUMERATOR, _WORDS_DENOMINATOR = 3, 4
+
+# Scripts without spaces, and long runs of letters, look like one word: nothing that people write comes to more bytes a
+# token than this on average.
+_MOST_WORD_BYTES_PER_TOKEN = 16
+
+# Tables and code have words of one letter; whatever the text, no more than this is ever demanded of a count.
+_FEWEST_CHARACTERS_PER_TOKEN = 4
 
 _COUNTED_FIELDS = ("system", "tools", "messages", "output_config")
 
@@ -66,6 +79,30 @@ def likely_input_tokens(request: Mapping[str, Any]) -> int:
         return MOST_PROMPT_TOKENS
     text_tokens = -(-size.text_bytes * _LIKELY_TOKENS_NUMERATOR // _LIKELY_BYTES_DENOMINATOR)
     return text_tokens + size.images * MOST_TOKENS_PER_IMAGE
+
+
+def least_input_tokens(request: Mapping[str, Any]) -> int:
+    """Bound the input tokens of a Messages request from below, offline: by its words, at least 1.
+
+    Only what surely reaches the model as text counts. Thinking is left out (the API drops that of earlier turns), and
+    so are images, documents that only the API can read, white space, punctuation, and the schemas of tools.
+    """
+    return _fewest(list(_texts_of(request)))
+
+
+def is_enough(request: Mapping[str, Any], counted: int) -> bool:
+    """Whether the prompt of a request may have as few tokens as this; quicker than ``least_input_tokens`` if it may."""
+    texts = list(_texts_of(request))
+    return counted >= max(1, _most_demanded(texts)) or counted >= _fewest(texts)
+
+
+def is_plausible_count(request: Mapping[str, Any], counted: int) -> bool:
+    """Whether the prompt of a request may have this many tokens, as far as its bytes tell.
+
+    Raises:
+        InvalidArgumentError: as for ``most_input_tokens``.
+    """
+    return counted <= most_input_tokens(request) and is_enough(request, counted)
 
 
 def with_margin(counted: int) -> int:
@@ -146,3 +183,52 @@ def _text_of_document(block: Mapping[str, Any], beside: _Beside) -> Mapping[str,
         case _:
             beside.unseen += 1
             return {"type": "document"}
+
+
+def _fewest(texts: Sequence[str]) -> int:
+    words = size = 0
+    for text in texts:
+        found = _WORD.findall(text)
+        words += len(found)
+        # Half of a surrogate pair has no UTF-8, and is no reason not to count the rest.
+        size += len("".join(found).encode(errors="replace"))
+    by_words = words * _FEWEST_TOKENS_NUMERATOR // _WORDS_DENOMINATOR
+    return max(1, min(max(by_words, size // _MOST_WORD_BYTES_PER_TOKEN), _most_demanded(texts)))
+
+
+def _most_demanded(texts: Sequence[str]) -> int:
+    return sum(map(len, texts)) // _FEWEST_CHARACTERS_PER_TOKEN
+
+
+def _texts_of(request: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the texts that the model surely reads; what is not as the API wants it has none."""
+    yield from _texts_in(request.get("system"))
+    messages = request.get("messages")
+    for message in messages if isinstance(messages, list | tuple) else ():
+        if isinstance(message, Mapping):
+            yield from _texts_in(message.get("content"))
+    tools, choice = request.get("tools"), request.get("tool_choice")
+    if isinstance(choice, Mapping) and choice.get("type") == "none":
+        return
+    for tool in tools if isinstance(tools, list | tuple) else ():
+        if isinstance(tool, Mapping) and not tool.get("defer_loading"):
+            yield from (each for each in (tool.get("name"), tool.get("description")) if isinstance(each, str))
+
+
+def _texts_in(content: Any) -> Iterator[str]:  # noqa: ANN401 - text or a list of blocks, as the host sent it
+    if isinstance(content, str):
+        yield content
+        return
+    for block in content if isinstance(content, list | tuple) else ():
+        match block:
+            case {"type": "text", "text": str(text)}:
+                yield text
+            case {"type": "tool_use", "name": str(name), **rest}:
+                yield name
+                yield json.dumps(rest.get("input"), ensure_ascii=False, default=str)
+            case {"type": "tool_result", "content": inner}:
+                yield from _texts_in(inner)
+            case {"type": "document", "source": {"type": "text", "data": str(text)}}:
+                yield text
+            case _:
+                pass
