@@ -389,4 +389,4 @@ def _shortened(candidate: TurnCandidate) -> Sequence[TurnCandidate]:
 
 
 def _not_allowed(what: str) -> Failure:
-    return Failure(message=f"The budget's caps allow no {what}: resume it once they do.", is_surely_unbilled=True)
+    return Failure(message=f"The budget's caps allow no {what}: resume it once they do.", sending="unsent")

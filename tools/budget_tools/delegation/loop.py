@@ -303,7 +303,8 @@ class Delegation:
                 hint = "The answer broke off. What it cost is not known, so its bound was charged."
                 return Outcome(status="failed", hint=hint)
             case "refusal":
-                return Outcome(status="refused", hint="Claude declined the task.")
+                category = f" (category {reply.refusal_category})" if reply.refusal_category else ""
+                return Outcome(status="refused", hint=f"Claude declined the task{category}.")
             case _ if landing is not None and not landing.is_repair:
                 if reply.tool_uses:
                     await self._say(self._conversation.results(_NOT_RUN))

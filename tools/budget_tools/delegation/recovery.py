@@ -24,6 +24,7 @@ from budget_tools.delegation.conversation import final_answer
 from budget_tools.delegation.log import turn_cost_microcents
 from budget_tools.delegation.records import ToolCallRecord, TurnRecord
 from budget_tools.delegation.store import DelegationStore, Orphan, Outcome, Step, Stored
+from budget_tools.pricing.evidence_table import FACTS_OF_CRASH, row_for
 from budget_tools.spends.records import Spend
 from budget_tools.spends.responses import body_of
 from budget_tools.spends.settlement import is_booked, is_committed
@@ -123,6 +124,7 @@ def _charge_bound(turn: TurnRecord, spend: Spend) -> None:
     turn.reservation_id = spend.reservation_id
     turn.reserved = turn.charged = charged
     turn.actual_source = "bound"
+    turn.charged_because = row_for(FACTS_OF_CRASH).reason
 
 
 async def _release(spend: Spend, cycles: AsyncCyclesClient) -> None:

@@ -187,6 +187,7 @@ def describe(
 ) -> DelegationResult:
     """Give the result of a delegation as it stands."""
     outcome = delegation.outcome
+    told = dict.fromkeys([*(each for turn in delegation.turns for each in turn.warnings), *warnings])
     goes_on = f"It goes on: {delegation.doing}. Wait for it with delegation_status."
     nested = delegation.nested_microcents
     return DelegationResult(
@@ -198,7 +199,7 @@ def describe(
         spent=Money.microcents(delegation.spent_microcents),
         spent_by_nested=Money.microcents(nested) if nested else None,
         remaining=delegation.remaining,
-        warnings=list(warnings),
+        warnings=list(told),
         resumable=outcome is not None and outcome.status in RESUMABLE,
         idempotency_key=idempotency_key,
         hint=goes_on if outcome is None else outcome.hint,
