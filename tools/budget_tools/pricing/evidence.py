@@ -185,11 +185,11 @@ class _Look:
 
     def _usage(self) -> UsageState:
         totals, evidence = self._totals, self._evidence
-        if totals.counts is None:
-            return "none"
         if totals.problem:
             self.details["usage"] = totals.problem
             return "unreadable"
+        if totals.counts is None:
+            return "none"
         counts = dict(totals.counts)
         if self.refusal == "billed" or counts.get("output_tokens") is None:
             # Of a refusal the reported input is billed, and its output is a placeholder.
