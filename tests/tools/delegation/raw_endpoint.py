@@ -6,6 +6,7 @@ Beside it stand the events of a plain answer, to be sent, left out, doubled and 
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -101,6 +102,7 @@ class RawEndpoint:
     def __init__(self, *answers: Raw) -> None:
         self._answers = answers
         self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
         self.message_requests: list[Received] = []
 
     def __call__(self, _script: object) -> Self:
@@ -122,8 +124,13 @@ class RawEndpoint:
     ) -> None:
         assert self._server is not None
         self._server.close()
+        for writer in self._writers:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             length = next(
