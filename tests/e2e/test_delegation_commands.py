@@ -41,6 +41,22 @@ async def test_a_delegation_is_listed_and_shown_with_its_turns_and_its_words(
     assert all(f"${turn['charged']['usd']}" in shown for turn in result["turns"])
 
 
+async def test_a_turn_that_was_charged_at_its_bound_is_shown_with_the_reason(
+    environment: Environment, host: Host
+) -> None:
+    """Docs, evidence: why a cost is not known stands in what people look at, not on standard error alone."""
+    async with ScriptedClaude([Turn(text="Done.", fault="no_usage")]) as claude:
+        environment |= {"ANTHROPIC_API_KEY": "test", "ANTHROPIC_BASE_URL": claude.base_url}
+        async with host() as client:
+            result = await call(client, "delegate_to_claude", task="Do it.")
+
+    shown = run_program(environment, "delegations", "show", result["delegation_id"]).stdout
+
+    (turn,) = result["turns"]
+    assert turn["charged_because"] in shown.replace("known\n", "known.\n")
+    assert f"turn 1 was charged ${turn['charged']['usd']}, its worst case: The answer came without usage" in shown
+
+
 async def test_a_running_delegation_is_cancelled_from_outside_and_can_be_resumed(
     environment: Environment, host: Host
 ) -> None:

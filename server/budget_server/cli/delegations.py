@@ -14,7 +14,7 @@ from budget_server.delegations.store import SqliteDelegationStore
 from budget_tools.core.errors import InvalidArgumentError
 from budget_tools.core.money import format_usd
 from budget_tools.core.text_safety import printable
-from budget_tools.delegation.records import RESUMABLE, Status
+from budget_tools.delegation.records import RESUMABLE, Status, TurnRecord
 from budget_tools.delegation.store import Message, Stored
 
 _DAY_MS = 86_400_000
@@ -70,6 +70,9 @@ def show(delegation_id: DelegationId) -> None:
             ", ".join(f"{call.name}{'' if call.ok else ' (failed)'}" for call in turn.tool_calls),
         )
     table_console(150).print(table)
+    for turn in stored.turns:
+        for line in _notes(turn):
+            typer.echo(_harmless(line))
     for message in messages:
         for line in _lines(message):
             typer.echo(_harmless(line))
@@ -127,6 +130,15 @@ def _standing(stored: Stored) -> str:
         f"{stored.delegation_id}: {stored.status}{resumable}; ${format_usd(stored.spent_microcents)} spent{below}; "
         f"started {date_text(stored.created_at_ms)}, last changed {date_text(stored.updated_at_ms)}.{hint}"
     )
+
+
+def _notes(turn: TurnRecord) -> Iterator[str]:
+    """Say why a turn was charged as it was, and what else is to be known of it."""
+    told = " ".join(turn.warnings)
+    if turn.charged_because and turn.charged_because.rstrip(".") not in told:
+        charged = "nothing" if turn.charged is None else str(turn.charged)
+        yield f"turn {turn.number} was charged {charged}: {turn.charged_because}"
+    yield from turn.warnings
 
 
 def _lines(message: Message) -> Iterator[str]:

@@ -4,19 +4,28 @@ One ticket is one HTTP attempt. The client's own retries are off, because the AP
 after a lost answer may be billed twice, so every attempt is ours to count.
 """
 
+import ipaddress
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+import anyio
+
+from budget_tools.claude.body import BodyReader, BrokenOff, NotAnAnswer
+from budget_tools.claude.departures import Departure, departure_of, watch_departures
 from budget_tools.claude.endpoint import Endpoint, has_no_route
-from budget_tools.claude.stream import Reply, ReplyReader
+from budget_tools.claude.failures import Failure, failure_of_body, failure_of_status
+from budget_tools.claude.stream import Reply
 from budget_tools.core.errors import UngatedRequestError
 from budget_tools.core.text_safety import sentence
 
 if TYPE_CHECKING:
+    import httpx2
     from anthropic import AsyncAnthropic
     from anthropic._middleware import AsyncCallNext
     from anthropic._request import APIRequest
@@ -32,11 +41,8 @@ _FREE_PATH = "/v1/messages/count_tokens"
 _COUNTED = ("model", "messages", "system", "tools", "tool_choice", "output_config")
 """What of a request the API counts."""
 
-# Refused before any work: safe to try again. Every other 4xx but 408 and 499 is as surely unbilled, but will not pass
-# later.
-_RETRYABLE_STATUSES = frozenset({429, 529})
-_AMBIGUOUS_STATUSES = frozenset({408, 499})
-
+AFTER_END_SECONDS = 1.0
+"""How long a stream may go on after the end of its answer; the API closes it at once."""
 
 _SHORTEST_SECRET = 8
 """What is shorter is no key, and may be any word."""
@@ -51,23 +57,18 @@ class Ticket:
     """Whether the request may have left."""
     request_id: str = ""
     """The API's name for it, once its headers are back: what a person reconciles a broken answer by."""
+    departure: Departure = "unknown"
+    """How far the request came on its way, as far as that was watched."""
 
+    @property
+    def may_have_left(self) -> bool:
+        """Whether anything of the request may have been sent."""
+        return self.is_used and self.departure != "connecting"
+
+
+__all__ = ["Claude", "Failure", "Ticket"]
 
 _current_ticket: ContextVar[Ticket | None] = ContextVar("current_ticket", default=None)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Failure:
-    """An attempt without a complete answer; unless surely unbilled, it may have cost money."""
-
-    message: str
-    is_surely_unbilled: bool
-    is_retryable: bool = False
-    retry_after_seconds: int | None = None
-    status: int | None = None
-    """The HTTP status; ``None`` if none came, or none that tells of an error."""
-    error_type: str = ""
-    """The API's name for the error, if it gave one."""
 
 
 class Claude:
@@ -88,6 +89,7 @@ class Claude:
         self._client: AsyncAnthropic = endpoint.open_client(
             timeout=httpx2.Timeout(REQUEST_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS), middleware=[_gate]
         )
+        watch_departures(self._client, _note_departure)
 
     async def count_input_tokens(self, request: Mapping[str, Any]) -> int | None:
         """Ask the API, free of charge, how long a prompt is; ``None`` if it does not say.
@@ -133,24 +135,88 @@ class Claude:
         """
         try:
             with _under(ticket):
-                reader = ReplyReader()
                 async with await self._client.messages.create(**request, stream=True) as stream:
-                    async for event in stream:
-                        reader.take(event)
-                return reader.reply()
+                    return await self._read(stream.response, request)
         except UngatedRequestError:
             raise
         except Exception as exc:
             # Half of what breaks here is no error of the client's own tree.
-            failure = _failure(exc, ticket)
-            return replace(failure, message=self._harmless(failure.message))
+            return self._failure(exc, ticket)
 
-    def _harmless(self, message: str) -> str:
-        """Take secrets out of the API's own words, which go to hosts and are stored: some gateways quote them."""
+    async def _read(self, response: "httpx2.Response", request: Mapping[str, Any]) -> Reply | Failure:
+        """Read the body of an answer; a connection that is lost after the end of the answer takes nothing from it."""
+        import httpx2
+
+        reader = BodyReader(tool_use_ids(request))
+        body: Reply | NotAnAnswer | BrokenOff
+        with anyio.CancelScope() as after_end:
+            try:
+                async for chunk in response.aiter_bytes():
+                    reader.feed(chunk)
+                    if reader.has_ended and after_end.deadline == math.inf:
+                        after_end.deadline = anyio.current_time() + AFTER_END_SECONDS
+            except (httpx2.HTTPError, httpx2.StreamError) as exc:
+                body = reader.broken()
+                if isinstance(body, BrokenOff) and body.error is None:
+                    message = f"The answer broke off ({type(exc).__name__})."
+                    return Failure(message=message, sending="broken", partial=body.partial)
+            else:
+                body = reader.end()
+        if after_end.cancelled_caught:
+            body = reader.end()
+        if isinstance(body, Reply):
+            return replace(
+                body,
+                is_from_claude_api=body.is_from_claude_api and self._is_claude_api,
+                problem=self._without_secrets(body.problem),
+            )
+        return failure_of_body(
+            body, retry_after=response.headers.get("retry-after"), without_secrets=self._without_secrets
+        )
+
+    @property
+    def _is_claude_api(self) -> bool:
+        """Whether the address is Anthropic's own, or of this machine, where a relay or a stand-in of it may be.
+
+        The ids of messages, which relays pass on, tell Anthropic's platform from others behind a relay.
+        """
+        host = urlsplit(str(self._client.base_url)).hostname or ""
+        if host == "anthropic.com" or host.endswith(".anthropic.com") or host == "localhost":
+            return True
+        with suppress(ValueError):
+            return ipaddress.ip_address(host).is_loopback
+        return False
+
+    def _failure(self, exc: Exception, ticket: Ticket) -> Failure:
+        """Judge an attempt by what the client raised; what may have been billed is never called unbilled."""
+        import anthropic
+
+        if isinstance(exc, anthropic.APIStatusError):
+            return failure_of_status(
+                exc.status_code,
+                _text_of(exc.response),
+                retry_after=exc.response.headers.get("retry-after"),
+                without_secrets=self._without_secrets,
+            )
+        match departure_of(exc, ticket.departure) if ticket.is_used else "unbuilt":
+            case "unbuilt":
+                message = f"The request could not be built: {self._without_secrets(str(exc))}"
+                return Failure(message=sentence(message), sending="unsent")
+            case "unreachable":
+                return Failure(message="The Claude API could not be reached.", sending="unsent", is_retryable=True)
+            case "unsent":
+                cause = exc.__cause__ or exc
+                words = self._without_secrets(f"{type(cause).__name__}: {cause}")
+                return Failure(message=sentence(f"The request could not be sent ({words})."), sending="unsent")
+            case "unknown":
+                return Failure(message=f"The answer broke off ({type(exc).__name__}).", sending="broken")
+
+    def _without_secrets(self, text: str) -> str:
+        """Take secrets out of words that are not ours, which go to hosts and are stored: some gateways quote them."""
         for secret in self._endpoint.secrets:
             if len(secret) >= _SHORTEST_SECRET:
-                message = message.replace(secret, "(the key)")
-        return sentence(message)
+                text = text.replace(secret, "(the key)")
+        return text
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -174,37 +240,31 @@ async def _gate(request: "APIRequest", call_next: "AsyncCallNext") -> "AsyncAPIR
         raise UngatedRequestError("A request to the Claude API was stopped: it carried no live reservation.")
     ticket.is_used = True
     response = await call_next(request)
+    ticket.departure = "left"
     ticket.request_id = response.headers.get("request-id", "")
     return response
 
 
-def _failure(exc: Exception, ticket: Ticket) -> Failure:
-    """Judge an attempt by what the client raised (what may have been billed is never called unbilled)."""
-    import anthropic
-    import httpx2
-
-    if not ticket.is_used:
-        return Failure(message=f"The request could not be built: {exc}", is_surely_unbilled=True)
-    if isinstance(exc, anthropic.APIStatusError):
-        # A stream's error event comes as a status of 200: work had begun.
-        status = exc.status_code
-        refused = status in _RETRYABLE_STATUSES or (400 <= status < 500 and status not in _AMBIGUOUS_STATUSES)
-        wait_seconds = _retry_after_seconds(exc.response.headers.get("retry-after"))
-        asks_to_wait = f" It asks to wait {wait_seconds} s." if wait_seconds else ""
-        return Failure(
-            message=f"The Claude API answered {' '.join(str(part) for part in (status, exc.type) if part)}: "
-            f"{str(exc.api_message or 'no reason given').rstrip('.')}.{asks_to_wait}",
-            is_surely_unbilled=refused,
-            is_retryable=status in _RETRYABLE_STATUSES,
-            retry_after_seconds=wait_seconds,
-            status=status,
-            error_type=exc.type or "",
-        )
-    never_sent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
-    if isinstance(exc, anthropic.APIConnectionError) and isinstance(exc.__cause__, never_sent):
-        return Failure(message="The Claude API could not be reached.", is_surely_unbilled=True, is_retryable=True)
-    return Failure(message=f"The answer broke off ({type(exc).__name__}).", is_surely_unbilled=False)
+def _note_departure(departure: Departure) -> None:
+    ticket = _current_ticket.get()
+    if ticket is not None:
+        ticket.departure = departure
 
 
-def _retry_after_seconds(header: str | None) -> int | None:
-    return int(header) if header is not None and header.isascii() and header.isdigit() and len(header) < 9 else None
+def tool_use_ids(request: Mapping[str, Any]) -> Collection[str]:
+    """Return the ids of the tool calls that a request tells of."""
+    return {
+        str(block.get("id"))
+        for message in request.get("messages", ())
+        if not isinstance(message.get("content"), str)
+        for block in message.get("content", ())
+        if block.get("type") == "tool_use"
+    }
+
+
+def _text_of(response: "httpx2.Response") -> str:
+    """Return the body of an error; one that cannot be read says nothing."""
+    try:
+        return response.text
+    except Exception:  # a codec's, or the client's own: the status is judged without it
+        return ""

@@ -43,6 +43,22 @@ def read_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
     return value
 
 
+def read_event(text: str) -> Any:  # noqa: ANN401 - any JSON value
+    """Read what an endpoint sent, leniently; ``None`` if it is not JSON.
+
+    What JSON does not have (NaN, infinity) becomes ``None``.
+    """
+    try:
+        return json.loads(text, parse_constant=lambda _: None, parse_float=_finite_or_none)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _finite_or_none(written: str) -> float | None:
+    number = float(written)
+    return number if math.isfinite(number) else None
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for name, value in pairs:

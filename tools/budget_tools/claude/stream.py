@@ -1,144 +1,241 @@
 """An answer of Claude, put together from the events of its stream.
 
-Read here rather than by the SDK's own accumulator, for two reasons. That one gives an answer whose end never came as
-though it were whole, with one output token: what tells the two apart is whether the last usage was sent. And it builds
-the whole answer anew at every piece, which takes longer than all the rest of a turn.
+Read here rather than by the SDK's own accumulator, for three reasons. That one gives an answer whose end never came as
+though it were whole, with one output token. It raises at the first event that is not as the API would send it, and with
+it an answer is lost that was paid for. And it builds the whole answer again at every piece, which takes longer than all
+the rest of a turn.
+
+An answer is complete at ``message_stop``, at ``[DONE]``, or once it has said why it stopped: the API sends the stop
+reason and the final usage together, and nothing is sampled after them. Later events can add to what is known of the
+usage, and to nothing else. What was used is passed on as it was reported, every time: which report is to be believed is
+decided with the prices (``pricing.evidence``), not here.
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from anthropic.types import RawMessageStreamEvent
+from budget_tools.claude.blocks import ContentBlocks, ToolUse, has_output
+from budget_tools.claude.json import read_event
+from budget_tools.core.text_safety import printable
 
-_JOINED = {"text_delta": "text", "thinking_delta": "thinking"}
-"""Pieces of text, and the field of a block that they add to."""
+__all__ = ["Reply", "ReplyReader", "StreamError", "ToolUse", "UsageReport"]
 
-_INPUT = "input"
+_DONE = "[DONE]"
+"""What OpenAI's streams end with; gateways that speak both send it after ours, or in place of our end."""
+
+_MAX_LABEL_CHARACTERS = 120
+"""A stop reason, category or model id that is longer is cut."""
+
+_OTHER_PLATFORMS = ("msg_bdrk_", "msg_vrtx_")
+"""How ids of messages begin on the platforms that bill by rules of their own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ToolUse:
-    """A tool call that Claude asks for."""
+class UsageReport:
+    """What was reported of the usage, and where in the stream.
 
-    id: str
-    name: str
-    input: Mapping[str, Any]
-    problem: str = ""
-    """A sentence, if its input is not a JSON object; ``input`` is empty then."""
+    At the start, the output is a placeholder; in the middle, more content came after it; at the end, none did.
+    """
+
+    counts: Any
+    place: Literal["start", "middle", "end"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamError:
+    """An error that a stream told of, in the endpoint's own words; ``type`` is ``""`` if it named none."""
+
+    type: str
+    message: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """A streamed answer, read to its end; it is complete only with a stop reason."""
+    """An answer, read to its end; it is complete only with a stop reason."""
 
     content: Sequence[Mapping[str, Any]]
     """The blocks as they go back to the API: thinking and its signatures verbatim."""
     text: str
     tool_uses: Sequence[ToolUse]
     stop_reason: str | None
-    usage: Mapping[str, Any] | None
-    """As the API reported it last; ``None`` where it did not."""
-    model: str
+    """``None`` if the answer broke off; ``""`` if it is complete and did not say why it stopped."""
+    reports: Sequence[UsageReport] = ()
+    """What was reported of the usage, in order."""
+    model: str = ""
+    """The model that answered; ``""`` if it was not named."""
+    refusal_category: str = ""
+    """Why Claude declined, if it did and said so."""
+    is_from_claude_api: bool = True
+    """Whether the rules of Anthropic's own platform say what is billed."""
+    is_several: bool = False
+    """Whether more than one answer came in one stream."""
+    problem: str = ""
+    """What of the answer could not be read; ``""`` if all could."""
+
+    @property
+    def has_output(self) -> bool:
+        """Whether the model wrote anything."""
+        return has_output(self.content)
 
 
 class ReplyReader:
-    """Takes the events of one stream, in order."""
+    """Takes the events of one stream, in order.
 
-    def __init__(self) -> None:
-        self._model: str | None = None
-        self._usage: dict[str, Any] | None = None
+    Args:
+        taken_ids: ids of tool calls that the conversation has already.
+    """
+
+    def __init__(self, taken_ids: Collection[str] = ()) -> None:
+        self.error: StreamError | None = None
+        """The error that ended the stream before the answer was complete."""
+        self.has_begun = False
+        """Whether anything of an answer came."""
+        self.has_ended = False
+        """Whether what ends an answer came."""
+        self._blocks = ContentBlocks(taken_ids)
+        self._message_ids: list[str] = []
+        self._model = ""
+        self._reports: list[UsageReport] = []
         self._stop_reason: str | None = None
-        self._blocks: dict[int, dict[str, Any]] = {}
-        self._pieces: dict[tuple[int, str], list[str]] = {}
+        self._category = ""
+        self._problems: list[str] = []
 
-    def take(self, event: "RawMessageStreamEvent") -> None:
-        """Take the next event; kinds that are not known add nothing (Messages API, streaming).
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole answer came, whatever becomes of its stream."""
+        return self.has_ended or (self._stop_reason is not None and self.error is None)
 
-        Raises:
-            ValueError: an event belongs to a block that has not begun.
+    def take_sent(self, name: str, lines: Sequence[str]) -> None:
+        """Take an event as it was sent.
+
+        Args:
+            name: believed if the data does not say what it is.
+            lines: its data; each may be an event by itself, if the empty lines between events were left out.
         """
-        match event.type:
+        data = "\n".join(lines).strip()
+        event = read_event(data) if data else {}
+        if isinstance(event, Mapping):
+            self.take({**event, "type": event.get("type") or name or None})
+        elif data == _DONE:
+            self.has_ended = self.has_ended or (self.has_begun and self.error is None)
+        elif name == "error":
+            self.take({"type": "error", "error": data})
+        elif len(lines) > 1 and event is None:
+            for line in lines:
+                self.take_sent("", [line])
+        elif not self.is_complete:
+            self._problems.append("an event of its stream is not a JSON object")
+
+    def take(self, event: object) -> None:
+        """Take the next event; kinds that are not known add nothing (Messages API, streaming)."""
+        if not isinstance(event, Mapping) or self.error is not None:
+            return
+        kind = event.get("type")
+        if kind == "error" or (kind is None and event.get("error")):
+            if not self.has_ended:
+                self.error = stream_error(event)
+            return
+        match kind:
+            case "message":
+                self.take_message(event)
             case "message_start":
-                self._model = event.message.model
-                self._add_usage(event.message)
-            case "content_block_start":
-                self._blocks[event.index] = event.content_block.model_dump(mode="json", exclude_unset=True)
-            case "content_block_delta":
-                self._add(event.index, event.delta)
+                self._start(event.get("message"))
+            case "content_block_start" if not self.has_ended:
+                self._note_content()
+                self._blocks.open(event.get("index"), event.get("content_block"))
+            case "content_block_delta" if not self.has_ended:
+                self._note_content()
+                self._blocks.add(event.get("index"), event.get("delta"))
+            case "content_block_stop":
+                self._blocks.close(event.get("index"))
             case "message_delta":
-                self._stop_reason = event.delta.stop_reason
-                self._add_usage(event)
+                self._note_stop(event.get("delta"))
+                self._note_usage(event.get("usage"), "end")
+            case "message_stop":
+                self.has_begun = self.has_ended = True
+                self._note_usage(event.get("usage"), "end")
+            case _:
+                pass
+
+    def take_message(self, message: Mapping[str, Any]) -> None:
+        """Take a whole message, as the API answers a request that asked for no stream."""
+        self._identify(message)
+        content = message.get("content")
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        for index, block in enumerate(content if isinstance(content, list) else ()):
+            self._note_content()
+            self._blocks.open(index, block)
+        self._note_stop(message)
+        self._note_usage(message.get("usage"), "end")
+        self.has_ended = True
 
     def reply(self) -> Reply:
-        """Give the answer as far as it came.
-
-        Raises:
-            ValueError: nothing came.
-        """
-        if self._model is None:
-            raise ValueError("the stream ended before it began")
-        content = [self._block(index) for index in sorted(self._blocks)]
+        """Return the answer as far as it came."""
+        content, tool_uses = self._blocks.finish()
+        problems = dict.fromkeys([*self._problems, *self._blocks.problems])
+        stop_reason = (self._stop_reason or "") if self.is_complete else None
         return Reply(
             content=content,
             text="".join(block["text"] for block in content if block["type"] == "text"),
-            tool_uses=[
-                ToolUse(id=block["id"], name=block["name"], input=block[_INPUT], problem=self._problem(index))
-                for index, block in zip(sorted(self._blocks), content, strict=True)
-                if block["type"] == "tool_use"
-            ],
-            stop_reason=self._stop_reason,
-            usage=self._usage,
+            tool_uses=tool_uses,
+            stop_reason=stop_reason,
+            reports=self._reports,
             model=self._model,
+            refusal_category=self._category if stop_reason == "refusal" else "",
+            is_from_claude_api=not any(each.startswith(_OTHER_PLATFORMS) for each in self._message_ids),
+            is_several=len(self._message_ids) > 1,
+            problem=f"A part of the answer could not be read: {'; '.join(problems)}." if problems else "",
         )
 
-    def _add(self, index: int, delta: Any) -> None:  # noqa: ANN401 - one of a growing number of kinds
-        block = self._blocks.get(index)
-        if block is None:
-            raise ValueError(f"a piece of block {index} came before its beginning")
-        match delta.type:
-            case "text_delta" | "thinking_delta":
-                name = _JOINED[delta.type]
-                self._pieces.setdefault((index, name), []).append(getattr(delta, name))
-            case "input_json_delta":
-                self._pieces.setdefault((index, _INPUT), []).append(delta.partial_json)
-            case "signature_delta":
-                block["signature"] = delta.signature
-            case "citations_delta":
-                citation = delta.citation.model_dump(mode="json", exclude_unset=True)
-                block["citations"] = [*(block.get("citations") or ()), citation]
-
-    def _add_usage(self, holder: Any) -> None:  # noqa: ANN401 - a message or a delta; the SDK does not insist on either
-        """Take counts that are running totals: what a later event leaves out, an earlier one has said."""
-        usage = getattr(holder, "usage", None)
-        if usage is None:
-            # Without the last report, the first one's output is a placeholder.
-            self._usage = None
+    def _start(self, message: object) -> None:
+        self.has_begun = True
+        if not isinstance(message, Mapping):
             return
-        counts = {name: count for name, count in usage.model_dump().items() if count is not None}
-        self._usage = {**(self._usage or {}), **counts}
+        self._identify(message)
+        self._note_usage(message.get("usage"), "start")
 
-    def _block(self, index: int) -> dict[str, Any]:
-        block = dict(self._blocks[index])
-        for (owner, name), pieces in self._pieces.items():
-            if owner != index:
-                continue
-            joined = "".join(pieces)
-            block[name] = self._input(joined) if name == _INPUT else block.get(name, "") + joined
-        return block
+    def _identify(self, message: Mapping[str, Any]) -> None:
+        self.has_begun = True
+        message_id = message.get("id")
+        if isinstance(message_id, str) and message_id and message_id not in self._message_ids:
+            self._message_ids.append(message_id)
+        self._model = self._model or _label(message.get("model"))
 
-    def _input(self, written: str) -> Any:  # noqa: ANN401 - what a tool is called with
-        try:
-            return json.loads(written or "{}")
-        except ValueError:
-            return {}
+    def _note_content(self) -> None:
+        """Content comes after every report so far: none of them was final."""
+        self.has_begun = True
+        if any(report.place == "end" for report in self._reports):
+            self._reports = [replace(each, place="middle") if each.place == "end" else each for each in self._reports]
 
-    def _problem(self, index: int) -> str:
-        written = "".join(self._pieces.get((index, _INPUT), ()))
-        try:
-            json.loads(written or "{}")
-        except ValueError as exc:
-            return f"The input of this call is not valid JSON ({exc})."
-        return ""
+    def _note_stop(self, delta: object) -> None:
+        self.has_begun = True
+        if not isinstance(delta, Mapping) or self.has_ended:
+            return
+        if isinstance(delta.get("stop_reason"), str):
+            self._stop_reason = _label(delta["stop_reason"])
+        details = delta.get("stop_details")
+        if isinstance(details, Mapping):
+            self._category = _label(details.get("category")) or self._category
+
+    def _note_usage(self, usage: object, place: Literal["start", "end"]) -> None:
+        if usage is not None:
+            self._reports.append(UsageReport(counts=usage, place=place))
+
+
+def stream_error(body: object) -> StreamError:
+    """Read an error as the API and gateways write it; its words may be any text, and are made safe when shown."""
+    error: object = body.get("error") if isinstance(body, Mapping) and body.get("error") else body
+    if not isinstance(error, Mapping):
+        return StreamError(type="", message=error if isinstance(error, str) else "")
+    kind = error.get("type")
+    words = next(
+        (error[name] for name in ("message", "detail", "msg", "error") if isinstance(error.get(name), str)), ""
+    )
+    return StreamError(type=_label(kind) if kind != "error" else "", message=words)
+
+
+def _label(value: object) -> str:
+    """Return a name that somebody else gave, cut and without what would command a terminal."""
+    return printable(value[:_MAX_LABEL_CHARACTERS]) if isinstance(value, str) else ""

@@ -381,4 +381,4 @@ class TurnChooser:
 
 
 def _not_allowed(what: str) -> Failure:
-    return Failure(message=f"The budget's caps allow no {what}: resume it once they do.", is_surely_unbilled=True)
+    return Failure(message=f"The budget's caps allow no {what}: resume it once they do.", sending="unsent")

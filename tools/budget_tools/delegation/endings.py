@@ -22,7 +22,7 @@ CANCELLED = Outcome(status="cancelled", hint="It was cancelled; what was in flig
 
 _ENDS: Mapping[Consequence, tuple[Status, str]] = MappingProxyType(
     {
-        "refused": ("refused", "Claude declined the task."),
+        "refused": ("refused", "Claude declined the task{category}."),
         "broken_off": ("failed", "The answer broke off. What it cost is not known, so its bound was charged."),
         "no_answer": ("failed", "Claude ended without an answer ({reason}): resume it to have it asked for one."),
         "lost_call": ("failed", "Claude announced a tool call ({reason}) that is not there: resume it to go on."),
@@ -77,7 +77,8 @@ def end_by(consequence: Consequence, reply: Reply) -> Outcome:
     """Return how a delegation ends with an answer that neither goes on, nor is final, nor was cut at a limit."""
     status, hint = _ENDS[consequence]
     reason = f"stop reason {beginning(reply.stop_reason)}" if reply.stop_reason else "without a stop reason"
-    return Outcome(status=status, hint=hint.format(reason=reason))
+    category = f" (category {reply.refusal_category})" if reply.refusal_category else ""
+    return Outcome(status=status, hint=hint.format(reason=reason, category=category))
 
 
 def limit_of(max_tokens: int, task: Task, allowance: Allowance) -> OutputLimit:

@@ -25,6 +25,7 @@ from budget_tools.delegation.log import turn_cost_microcents
 from budget_tools.delegation.records import ToolCallRecord, TurnRecord
 from budget_tools.delegation.replies import ending_of
 from budget_tools.delegation.store import DelegationStore, Orphan, Outcome, Step, Stored
+from budget_tools.pricing.evidence_table import FACTS_OF_CRASH, row_for
 from budget_tools.spends.records import Settled, Spend
 from budget_tools.spends.responses import body_of
 from budget_tools.spends.settlement import is_committed
@@ -129,6 +130,7 @@ def _note_charge(turn: TurnRecord, spend: Spend, settled: Settled) -> None:
     turn.reserved = Money.of(spend.bound, spend.unit)
     turn.charged, turn.uncovered = charged, uncovered
     turn.actual_source = "bound"
+    turn.charged_because = row_for(FACTS_OF_CRASH).reason
 
 
 async def _release(spend: Spend, cycles: AsyncCyclesClient) -> None:

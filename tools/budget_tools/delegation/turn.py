@@ -1,13 +1,7 @@
 """One turn: reserve its bound, call Claude, write down what came of it, commit what was used.
 
-What its reservation becomes when things go wrong stands in ``spending.py``; this module judges which of those it was:
-
-    what happened                                     counts as
-    refused by the API (4xx but 408 and 499, 529)     not spent; tried again while it may pass
-    could not be built, or the API not reached        not spent
-    answered, with a stop reason and usage            known
-    broke off, cancelled, usage missing or unpriced   not known
-    this server failed after the request left         not known
+What its reservation becomes when things go wrong stands in ``spends/reserver.py``; what a turn cost is decided in
+``pricing/evidence.py``: exactly, at its bound, or nothing. What cost nothing is tried again while it may pass.
 """
 
 import asyncio
@@ -18,9 +12,10 @@ from typing import Any
 
 import anyio
 
-from budget_tools.claude.client import Claude, Failure, Ticket
+from budget_tools.claude.client import Claude, Ticket
+from budget_tools.claude.failures import Failure
 from budget_tools.claude.stream import Reply
-from budget_tools.core.errors import BudgetError, UsageError
+from budget_tools.core.errors import BudgetError
 from budget_tools.core.money import Money
 from budget_tools.delegation.caps import NO_CAPS, Allowance
 from budget_tools.delegation.conversation import said
@@ -28,8 +23,10 @@ from budget_tools.delegation.log import DelegationLog
 from budget_tools.delegation.records import TurnRecord
 from budget_tools.delegation.stop import Stop
 from budget_tools.delegation.store import Message
-from budget_tools.pricing.book import Charge, PriceBook
-from budget_tools.pricing.usage import TokenUsage
+from budget_tools.delegation.turn_cost import verdict_on
+from budget_tools.pricing.book import PriceBook
+from budget_tools.pricing.evidence import Verdict
+from budget_tools.pricing.usage import ReportedUsage
 from budget_tools.spends.records import Settled
 from budget_tools.spends.reserver import Lease, LimitDenial, NotSpentError, Reserver, SpendRequest
 from budget_tools.spends.responses import Denial
@@ -171,8 +168,12 @@ class TurnTaker:
             raise NotSpentError
         result.prepared = prepared
         await lease.mark_in_flight()
-        outcome, record.request_id = await self._call(prepared.request, lease, result)
-        charged = self._settle(plan, outcome, lease, record)
+        outcome, verdict = await self._call(plan, prepared.request, lease, result)
+        self._describe(record, outcome, verdict)
+        if verdict.basis == "nothing":
+            result.reply = outcome if isinstance(outcome, Reply) else None
+            raise NotSpentError
+        charged = self._settle(plan, outcome, verdict, lease, record)
         record.charged = Money.microcents(charged)
         if lease.remaining is not None:
             result.remaining = lease.remaining + plan.order.bound - charged
@@ -200,12 +201,12 @@ class TurnTaker:
         )
 
     async def _call(
-        self, request: Mapping[str, Any], lease: Lease, result: TurnResult
-    ) -> tuple[Reply | Failure | None, str]:
+        self, plan: TurnPlan, request: Mapping[str, Any], lease: Lease, result: TurnResult
+    ) -> tuple[Reply | Failure | None, Verdict]:
         """Call Claude as often as it is surely not billed and may pass.
 
         Returns:
-            What came of it, ``None`` when it was stopped after the request left; and the request's id, if known.
+            What came of it, ``None`` if it was stopped after the request left; and what it cost.
 
         Raises:
             NotSpentError: nothing was sent, or what was sent was refused unbilled.
@@ -215,10 +216,13 @@ class TurnTaker:
                 raise NotSpentError
             ticket = Ticket(reservation_id=lease.reservation_id)
             outcome = await self._attempt(ticket, request)
-            if outcome is None and not ticket.is_used:
+            if outcome is None and not ticket.may_have_left:
                 raise NotSpentError
-            if not isinstance(outcome, Failure) or not outcome.is_surely_unbilled:
-                return outcome, ticket.request_id
+            result.record.request_id = ticket.request_id or result.record.request_id
+            verdict = verdict_on(outcome, request, asked_model=plan.model, prices=self._prices)
+            if not isinstance(outcome, Failure) or verdict.basis != "nothing":
+                return outcome, verdict
+            result.record.charged_because = verdict.reason
             wait_seconds = outcome.retry_after_seconds
             if wait_seconds is None:
                 wait_seconds = FIRST_BACKOFF_SECONDS * 2 ** (attempt - 1)
@@ -238,72 +242,73 @@ class TurnTaker:
                 outcome = await self._claude.send(ticket, request)
         except asyncio.CancelledError:
             # Past every shield: the event loop itself is ending. That is a stop like any other.
-            if not ticket.is_used:
+            if not ticket.may_have_left:
                 raise
             self._stop.request()
         except Exception:
             if not ticket.is_used:
                 raise
             logger.exception("Reading the answer of a turn failed by a fault of this server")
-            outcome = Failure(message="This server failed while it read the answer.", is_surely_unbilled=False)
+            outcome = Failure(message="This server failed while it read the answer.", sending="broken")
         return outcome
 
-    def _settle(self, plan: TurnPlan, outcome: Reply | Failure | None, lease: Lease, record: TurnRecord) -> int:
+    def _describe(self, record: TurnRecord, outcome: Reply | Failure | None, verdict: Verdict) -> None:
+        """Fill in how the turn ended, and what is to be said of its cost."""
+        if isinstance(outcome, Reply):
+            record.stop_reason = outcome.stop_reason or ""
+            record.refusal_category = outcome.refusal_category
+        record.charged_because = verdict.reason
+        told = list(verdict.warnings)
+        if isinstance(outcome, Reply) and outcome.problem:
+            told.append(outcome.problem)
+        record.warnings = [*record.warnings, *(f"turn {record.number}: {each.rstrip('.')}" for each in told)]
+
+    def _settle(
+        self, plan: TurnPlan, outcome: Reply | Failure | None, verdict: Verdict, lease: Lease, record: TurnRecord
+    ) -> int:
         """Fill in what the commit will carry and return the charge, in microcents."""
-        usage = _known_usage(outcome)
-        charge = self._cost(plan.model, usage)
-        charged = plan.order.bound if charge is None else charge.amount_microcents
+        charged = verdict.charge_microcents(plan.order.bound)
         if charged > plan.order.bound:
             logger.error("Turn %s cost %s microcents, above its bound %s", plan.number, charged, plan.order.bound)
-        record.actual_source = "bound" if charge is None else "usage"
+        is_bound = verdict.basis == "unknown" and charged == plan.order.bound
+        record.actual_source = "bound" if is_bound else "usage"
+        if verdict.basis == "unknown":
+            logger.warning("Turn %s is charged at its bound: %s", plan.number, verdict.reason)
+            why = verdict.reason.rstrip(".")
+            because = f"turn {record.number} was charged {Money.microcents(charged)}, its worst case: {why}"
+            record.warnings = [*record.warnings, because]
         lease.metadata |= {
             "delegation_id": self._log.delegation_id,
             "turn": plan.number,
             "actual_source": record.actual_source,
         }
-        if charge is not None and charge.price_source:
-            lease.metadata["price_source"] = charge.price_source
-        if isinstance(outcome, Reply):
-            record.stop_reason = outcome.stop_reason or ""
-        if usage is not None:
-            record.input_tokens = usage.input_tokens
-            record.output_tokens = usage.output_tokens
-            record.cache_read_input_tokens = usage.cache_read_input_tokens
-            record.cache_creation_input_tokens = (
-                usage.prompt_tokens - usage.input_tokens - usage.cache_read_input_tokens
-            )
-            lease.usage.tokens_input = usage.prompt_tokens
-            lease.usage.tokens_output = usage.output_tokens
+        if verdict.price_source:
+            lease.metadata["price_source"] = verdict.price_source
+        if verdict.reason:
+            lease.metadata["charged_because"] = verdict.reason
+        _note_usage(verdict.reported, lease, record)
         lease.settle(charged)
-        lease.usage.model_version = outcome.model if isinstance(outcome, Reply) else plan.model
-        lease.usage.custom = {
-            "turn": plan.number,
-            "request_id": record.request_id,
-            "stop_reason": record.stop_reason,
-            "cache_read_input_tokens": record.cache_read_input_tokens,
-            "cache_creation_input_tokens": record.cache_creation_input_tokens,
-            "web_search_requests": usage.web_search_requests if usage is not None else 0,
-        }
+        served = outcome.model if isinstance(outcome, Reply) else ""
+        lease.usage.model_version = served or plan.model
         return charged
 
-    def _cost(self, model: str, usage: TokenUsage | None) -> Charge | None:
-        """Price usage; ``None`` where it is not known or has no price."""
-        if usage is None:
-            return None
-        try:
-            return self._prices.cost(model, usage)
-        except UsageError as exc:
-            logger.warning("Usage cannot be priced, so the bound is charged: %s", exc.message)
-            return None
 
-
-def _known_usage(outcome: Reply | Failure | None) -> TokenUsage | None:
-    """Give usage that is final: without a stop reason the API's count is a placeholder of one token."""
-    if not isinstance(outcome, Reply) or outcome.stop_reason is None:
-        return None
-    try:
-        # Whatever is written to the cache, our requests ask for five minutes of it.
-        return TokenUsage.from_api(outcome.usage, unsplit_cache_ttl="5m")
-    except UsageError as exc:
-        logger.warning("Usage cannot be read, so the bound is charged: %s", exc.message)
-        return None
+def _note_usage(reported: ReportedUsage | None, lease: Lease, record: TurnRecord) -> None:
+    """Fill in the counts of the usage that was believed."""
+    usages = [entry.usage for entry in reported.entries] if reported is not None else []
+    if usages:
+        record.input_tokens = sum(usage.input_tokens for usage in usages)
+        record.output_tokens = sum(usage.output_tokens for usage in usages)
+        record.cache_read_input_tokens = sum(usage.cache_read_input_tokens for usage in usages)
+        prompt_tokens = sum(usage.prompt_tokens for usage in usages)
+        record.cache_creation_input_tokens = prompt_tokens - record.input_tokens - record.cache_read_input_tokens
+        lease.usage.tokens_input = prompt_tokens
+        lease.usage.tokens_output = record.output_tokens
+    lease.usage.custom = {
+        "turn": record.number,
+        "request_id": record.request_id,
+        "stop_reason": record.stop_reason,
+        "cache_read_input_tokens": record.cache_read_input_tokens,
+        "cache_creation_input_tokens": record.cache_creation_input_tokens,
+        "web_search_requests": sum(usage.web_search_requests for usage in usages),
+    }

@@ -196,6 +196,7 @@ def describe(
 ) -> DelegationResult:
     """Give the result of a delegation as it stands."""
     outcome = delegation.outcome
+    told = dict.fromkeys([*(each for turn in delegation.turns for each in turn.warnings), *warnings])
     goes_on = f"It goes on: {delegation.doing}. Wait for it with delegation_status."
     nested = delegation.nested_microcents
     uncovered = sum(uncovered_microcents(turn) for turn in delegation.turns)
@@ -210,7 +211,7 @@ def describe(
         uncovered=Money.microcents(uncovered) if uncovered else None,
         spent_by_nested=Money.microcents(nested) if nested else None,
         remaining=delegation.remaining,
-        warnings=[*delegation.warnings, *warnings],
+        warnings=list(told),
         resumable=outcome is not None and outcome.status in RESUMABLE,
         idempotency_key=idempotency_key,
         hint=" ".join(filter(None, (hint, *map(excess_hint, delegation.turns)))),
