@@ -141,8 +141,9 @@ class Services:
     @cached_property
     def _journal(self) -> "Journal":
         from budget_tools.spends.settlement import Journal
+        from budget_tools.spends.spend_client import SpendClient
 
-        return Journal(self._cycles_config, self.internal_client)
+        return Journal(self._cycles_config, SpendClient(self.internal_client))
 
     @property
     def _cycles_config(self) -> "CyclesConfig":

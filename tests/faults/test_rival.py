@@ -76,6 +76,25 @@ async def test_a_commit_in_the_journal_that_finds_it_settled_elsewhere_is_booked
     assert stage.balance()["spent"] == told["spent"]["amount"] == turn["charged"]["amount"] < turn["reserved"]["amount"]
 
 
+async def test_a_commit_that_only_the_journal_has_is_booked_when_it_was_settled_elsewhere(set_stage: SetStage) -> None:
+    """The delegation had ended, its commit had no answer yet: the next start books it under the same key."""
+    stage = await set_stage("remote", [Turn(text="Done.")])
+    host = stage.start(constants=CONSTANTS)
+    stage.proxy.befall("commit", "503", times=1_000)
+    told = await host.call("delegate_to_claude", task="Do it.")
+    await settle_all(stage, "released")
+    await host.kill()
+    assert stage.journaled()
+    stage.proxy.behave()
+
+    second = stage.start(constants=CONSTANTS)
+    await stage.journal_is_empty()
+    await second.leave()
+
+    assert told["status"] == "completed"
+    assert stage.events() == [told["spent"]["amount"]] == [stage.balance()["spent"]]
+
+
 async def test_what_was_released_here_before_the_kill_is_not_booked(set_stage: SetStage) -> None:
     """Its own release, and nobody else's, says that nothing was spent."""
     stage = await set_stage("remote", [Turn(text="Never.", hold=anyio.Event())])

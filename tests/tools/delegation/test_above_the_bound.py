@@ -1,14 +1,20 @@
 """A turn that costs more than its bound: one number in both books, and what the budget lacked beside it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from budget_server.authority import budgets
 from budget_server.authority.ledger import Ledger
+from budget_server.delegations.delegations import Delegations
+from budget_server.delegations.store import SqliteDelegationStore
 from budget_server.demo.scripted_claude import Turn, Usage
 from budget_server.maintenance.consistency import inspect
-from budget_tools.core.money import USD_MICROCENTS
+from budget_tools.core.money import USD_MICROCENTS, Money
+from budget_tools.delegation.recovery import settle_orphans
+from budget_tools.delegation.store import Orphan
+from budget_tools.spends.records import Spend
 from hosting import text_of
 from tools.delegation.harness import Bench, OpenBench, structured
 from tools.delegation.metering import MeteredClaude, spendthrift
@@ -143,3 +149,43 @@ async def test_a_record_that_the_budget_cannot_cover_says_how_much(bench: OpenBe
     assert (result["charged"]["usd"], result["uncovered"]["usd"]) == ("0.05", "0.95")
     assert "$0.95 was not covered" in text_of(called)
     assert "$0.95" in result["hint"]
+
+
+async def test_a_crash_after_the_commit_leaves_one_number_too(bench: OpenBench, tmp_path: Path) -> None:
+    """Killed before the turn was corrected: what was written down is what it cost, not what was charged."""
+    b = await bench([LONG], usd="0.02", endpoint=spendthrift)
+    await b.delegate(max_output_tokens=500)
+    (before,) = await b.kept()
+    (turn,) = before.turns
+    (row,) = await b.reservations()
+    assert turn.charged is not None
+    uncorrected = turn.model_copy(update={"charged": Money.microcents(billed(b)), "uncovered": None})
+
+    def commit_key(ledger: Ledger) -> str:
+        return str(ledger.db.execute("SELECT idempotency_key FROM idempotency WHERE endpoint = 'commit'").get)
+
+    spend = Spend(
+        reservation_id=turn.reservation_id,
+        turn=1,
+        key=(await b.ledger(commit_key)).removeprefix("commit-"),
+        subject=row["subject"],
+        action=row["action"],
+        unit=USD_MICROCENTS,
+        bound=row["reserved"]["amount"],
+        charge=billed(b),
+    )
+    orphan = Orphan(
+        delegation=replace(before, status="running", turns=[uncorrected], spent_microcents=billed(b)), spends=[spend]
+    )
+
+    def run_again(store: Delegations) -> None:
+        store._db.execute("UPDATE delegations SET status = 'running', owner = ?", (store._owners.claim(),))
+
+    store = b.services.delegation_store
+    assert isinstance(store, SqliteDelegationStore)
+    await store._file.run(run_again)
+    assert await settle_orphans(store, b.services.internal_client, [orphan])
+
+    (after,) = await b.kept()
+    assert (after.turns, after.spent_microcents) == (before.turns, before.spent_microcents)
+    assert inspect(tmp_path / "data", None).findings == []
