@@ -434,6 +434,17 @@ async def test_a_client_tool_that_the_api_defines_is_bounded_if_its_definition_c
     assert counted["estimates"][0]["worst_case"]["amount"] > 0
 
 
+async def test_tools_among_the_options_are_counted_as_those_beside_them(process: Open) -> None:
+    """A request's fields may be handed over as they are."""
+    services = process()
+    asked = {"model": SONNET, "prompt": "Hello"}
+
+    among = await estimate(services, **asked, options={"tools": [LOOKUP]})
+    beside = await estimate(services, **asked, tools=[LOOKUP])
+
+    assert among["estimates"] == beside["estimates"]
+
+
 async def test_what_a_loop_with_a_cache_is_expected_to_cost_reads_what_it_wrote(process: Open) -> None:
     """Prompt caching: the first turn writes the prompt, each later one reads it and writes what was added."""
     services = process()

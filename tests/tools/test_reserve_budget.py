@@ -3,6 +3,8 @@
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from budget_server.config.paths import LEDGER_FILE
 from budget_server.config.settings import Settings
 from budget_server.mcp_server.server import create_server
 from budget_server.services import Services
+from budget_tools.pricing.book import PriceBook
+from budget_tools.pricing.price_data import ModelPrices
 from hosting import ALLOCATED, call, ledger_balance, text_of
 
 pytestmark = pytest.mark.anyio
@@ -108,6 +112,21 @@ async def test_a_reservation_by_model_says_what_it_covers_and_how_to_widen_it(se
     assert "It covers no cache writes (options.cache covers them), standard speed, any geography." in text_of(plain)
     assert cached["covers"] == "cache writes for up to 1 hour, standard speed, any geography"
     assert by_amount["covers"] == ""
+
+
+async def test_a_reservation_covers_a_price_that_rises_before_its_lease_ends(services: Services) -> None:
+    """The call may leave at the very end of the lease."""
+    today = datetime.now(UTC).date()
+    low, high = (services.prices.price(model).on(today) for model in ("claude-opus-5-5", "claude-fable-5-1"))
+    risen = ModelPrices(model="m", source="test", periods=(low, replace(high, starts_on=today + timedelta(days=1))))
+    services.prices = PriceBook({"m": risen})
+    with anyio.fail_after(20):
+        async with Client(create_server(services)) as client:
+            held = await call(
+                client, "reserve_budget", model="m", input_tokens=10, max_output_tokens=10, ttl_seconds=86_400
+            )
+
+    assert held["reserved"]["amount"] == 10 * 1_000 + 10 * 5_000
 
 
 async def test_a_reserve_that_its_host_gave_up_on_holds_nothing(services: Services, tmp_path: Path) -> None:

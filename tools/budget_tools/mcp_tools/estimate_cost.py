@@ -22,6 +22,7 @@ from budget_tools.pricing.request_options import (
     hidden_definition_tokens,
     is_server_tool,
     read_options,
+    tools_of,
     why_unbounded,
 )
 from budget_tools.pricing.tokens import likely_input_tokens, most_input_tokens, with_margin
@@ -112,7 +113,9 @@ async def estimate_cost(
     chosen = _models(model, models, kit.default_model)
     stated = options or {}
     reason = why_unbounded(stated, {"tools": tools})
-    if reason and input_tokens is not None:
+    if input_tokens is None:
+        tools = [*(tools or []), *tools_of(stated)]
+    elif reason:
         tools = None  # they are counted with the prompt already, and it is known what they do to its bound
     request = _request(prompt=prompt, messages=messages, input_tokens=input_tokens, system=system, tools=tools)
     if request is not None and stated.get("output_config"):

@@ -6,7 +6,7 @@ retries run and read there, and bill input that the request does not hold. Those
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -138,7 +138,7 @@ def why_unbounded(stated: Mapping[str, Any], content: Mapping[str, Any] | None =
         value = stated.get(name)
         if value and not (name == "context_management" and _only_shortens(value)):
             return f"with {name}, {why}"
-    for tool in _tools(stated, content):
+    for tool in [*tools_of(stated), *tools_of(content or {})]:
         kind = str(tool.get("type") or "custom")
         if is_server_tool(tool):
             return f"{json.dumps(kind)} runs at the API, which bills what it reads there"
@@ -152,7 +152,7 @@ def is_server_tool(tool: Mapping[str, Any]) -> bool:
     return str(tool.get("type") or "").startswith(_SERVER_TOOLS)
 
 
-def hidden_definition_tokens(tools: list[Mapping[str, Any]]) -> int | None:
+def hidden_definition_tokens(tools: Sequence[Mapping[str, Any]]) -> int | None:
     """Bound the prompt tokens of client tools that the API itself defines; ``None`` if nothing is known of one."""
     total = 0
     for tool in tools:
@@ -167,10 +167,10 @@ def hidden_definition_tokens(tools: list[Mapping[str, Any]]) -> int | None:
     return total
 
 
-def _tools(stated: Mapping[str, Any], content: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    for tools in (stated.get("tools"), (content or {}).get("tools")):
-        if isinstance(tools, list | tuple):
-            yield from (tool for tool in tools if isinstance(tool, Mapping))
+def tools_of(request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the tools among a request's fields."""
+    tools = request.get("tools")
+    return [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list | tuple) else []
 
 
 def _only_shortens(management: object) -> bool:
