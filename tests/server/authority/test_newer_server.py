@@ -232,6 +232,37 @@ async def test_a_reserve_that_cannot_be_read_is_no_denial_and_holds_nothing(
     assert budget(store) == (0, 0)
 
 
+async def test_a_reserve_that_names_nothing_is_not_taken_for_one_nor_for_a_denial(
+    client: Client, between: Between
+) -> None:
+    """What it holds, if anything, runs out: nobody could settle it."""
+    between.changes = {RESERVE: lambda body: {name: each for name, each in body.items() if name != "reservation_id"}}
+
+    sentence = await refused(client, "reserve_budget", usd="0.02", idempotency_key="k-1")
+    delegated = await client.call_tool("delegate_to_claude", {"task": "Say it."})
+    tried = await call(client, "reserve_budget", usd="0.02", dry_run=True)
+
+    assert "its answer cannot be read" in sentence
+    assert "cannot be read" in text_of(delegated)
+    assert "budget_exhausted" not in text_of(delegated)
+    assert tried["decision"] == "ALLOW", "a dry run holds nothing, and names nothing"
+
+
+async def test_what_a_newer_server_says_of_a_denial_reaches_the_caller_of_a_delegation(
+    client: Client, between: Between
+) -> None:
+    """The library forgets the details of an error that has a field more."""
+    detail = {"reason_code": "BUDGET_FROZEN", "suggested_fix": "Ask Ann for more.", "blocked_by_scope": "tenant:acme"}
+    error = {"error": "BUDGET_FROZEN", "message": "No.", "request_id": "r", "trace_id": "t"}
+    said = json.dumps(error | {"details": {"deny_detail": detail}})
+    between.changes = {RESERVE: Response(said, status_code=409, media_type="application/json")}
+
+    delegated = await call(client, "delegate_to_claude", task="Say it.")
+
+    assert delegated["status"] == "budget_exhausted"
+    assert "Ask Ann for more." in delegated["hint"]
+
+
 PAGES = {
     "a page under 200": Response("<html>Welcome</html>", media_type="text/html"),
     "nothing under 204": Response(status_code=204),

@@ -42,6 +42,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+def error(status: int, message: str, kind: str = "some_error") -> Response:
+    """An error as the API has them."""
+    return JSONResponse({"type": "error", "error": {"type": kind, "message": message}}, status)
+
+
 class Gateway(ScriptedClaude):
     """A gateway that takes what it was told to take, and sees every header that came.
 
@@ -61,7 +66,7 @@ class Gateway(ScriptedClaude):
         if not scope["path"].startswith(self._path):
             await Response(status_code=404)(scope, receive, send)
         elif any(headers.get(name) != value for name, value in self._takes.items()):
-            await JSONResponse({"error": f"Missing API key, got {headers}"}, 401)(scope, receive, send)
+            await error(401, f"Missing API key, got {headers}")(scope, receive, send)
         else:
             await super()._serve({**scope, "path": scope["path"].removeprefix(self._path)}, receive, send)
 
@@ -144,6 +149,7 @@ async def test_no_secret_of_a_header_is_shown_when_a_gateway_quotes_it(bench: Op
 
     assert (delegated["status"], delegated["spent"]["amount"]) == ("failed", 0)
     assert gateway.seen
+    assert "Missing API key" in delegated["hint"]
     for secret in (KEY, TOKEN, "session=of-a-person"):
         assert secret not in str(delegated)
 
@@ -309,11 +315,6 @@ async def asked(said: Response, **endpoint: Any) -> Finding:
         given = {"base_url": port.url, "api_key": KEY, **endpoint}
         with anyio.fail_after(30):
             return await ask(Endpoint(**given), MODEL)
-
-
-def error(status: int, message: str, kind: str = "some_error") -> Response:
-    """An error as the API has them."""
-    return JSONResponse({"type": "error", "error": {"type": kind, "message": message}}, status)
 
 
 @pytest.mark.parametrize(
