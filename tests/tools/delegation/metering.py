@@ -1,6 +1,6 @@
 """What the scripted endpoint billed, counted by itself, and a Cycles server in the test's own process."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,8 @@ from budget_server.authority.store import LedgerStore
 from budget_server.config.settings import Settings
 from budget_server.database.asynchronous import AsyncFile
 from budget_server.database.writer import Writer
-from budget_server.demo.scripted_claude import Script, ScriptedClaude
+from budget_server.demo.scripted_claude import Bill, Script, ScriptedClaude
+from budget_server.demo.scripted_claude.exchange import Exchange
 from budget_server.mcp_server.server import create_server
 from budget_server.services import Services
 from budget_tools.core.money import USD_MICROCENTS
@@ -40,28 +41,29 @@ class MeteredClaude(ScriptedClaude):
     def __init__(self, script: Script = (), *, heeds_max_tokens: bool = True) -> None:
         super().__init__(script)
         self._heeds_max_tokens = heeds_max_tokens
-        self.billed: list[int] = []
+
+    @property
+    def billed(self) -> list[int]:
+        """What each answer cost, by the endpoint's own bills."""
+        return [_cost_of(bill) for bill in self.bills]
 
     @property
     def billed_microcents(self) -> int:
         """What all answers cost so far."""
         return sum(self.billed)
 
-    async def _respond(self, exchange: Any) -> None:
-        play: Callable[..., Awaitable[None]] = exchange.play
+    async def _respond(self, exchange: Exchange) -> None:
         if not self._heeds_max_tokens and "max_tokens" in exchange.request.body:
             exchange.request.body["max_tokens"] = 64_000
-
-        async def metered(turn: Any, message: Any, *, stream: bool) -> None:
-            usage = message.as_json(with_usage=True)["usage"]
-            assert exchange.request.body["model"] == MODEL
-            assert not usage.get("cache_read_input_tokens")
-            assert not usage.get("cache_creation_input_tokens")
-            self.billed.append(usage["input_tokens"] * INPUT_MICROCENTS + usage["output_tokens"] * OUTPUT_MICROCENTS)
-            await play(turn, message, stream=stream)
-
-        exchange.play = metered
         await super()._respond(exchange)
+
+
+def _cost_of(bill: Bill) -> int:
+    assert bill.model == MODEL
+    usage = bill.usage
+    assert not usage.get("cache_read_input_tokens")
+    assert not usage.get("cache_creation_input_tokens")
+    return int(usage["input_tokens"] * INPUT_MICROCENTS + usage["output_tokens"] * OUTPUT_MICROCENTS)
 
 
 def spendthrift(script: Script) -> MeteredClaude:

@@ -75,9 +75,9 @@ CASES: Mapping[str, Case] = {
     "swift-anthropic-like": Case(charge="bound"),
     "pi-like": Case(charge="bound"),
     "no-usage": Case(charge="bound"),
-    # Without its last event, an answer may have gone on.
-    "new-api-like": Case(charge="bound", status="failed"),
-    # A field that speaks of cost, and of which nobody here knows what it means.
+    # Its end came, and so the answer is whole; its final usage did not.
+    "new-api-like": Case(charge="bound"),
+    # A cost above the price of the tokens: something was billed that they do not tell of.
     "openrouter-cost-like": Case(charge="bound"),
     # Usage that is true and looks odd.
     "vercel-ai-gateway-like": Case(charge="exact"),

@@ -196,7 +196,7 @@ def describe(
 ) -> DelegationResult:
     """Give the result of a delegation as it stands."""
     outcome = delegation.outcome
-    told = dict.fromkeys([*(each for turn in delegation.turns for each in turn.warnings), *warnings])
+    told = dict.fromkeys([*delegation.warnings, *warnings])
     goes_on = f"It goes on: {delegation.doing}. Wait for it with delegation_status."
     nested = delegation.nested_microcents
     uncovered = sum(uncovered_microcents(turn) for turn in delegation.turns)

@@ -29,13 +29,31 @@ def charge_warnings(prices: PriceBook, model: str, reported: ReportedUsage, char
     return tuple(dict.fromkeys(warnings))
 
 
+def stated_above(reported: ReportedUsage, charge: Charge) -> str:
+    """Return a sentence if a cost that stands beside the counts is above their price; ``""`` if none is.
+
+    Something was billed then that the counts do not tell of, such as a tool of the provider's own.
+    """
+    for name, usd in reported.stated_costs.items():
+        stated = usd * MICROCENTS_PER_USD
+        if stated - charge.amount_microcents > _tolerance(charge):
+            return (
+                f"it says {name} ${format_usd(ceil_microcents(stated))}, and its tokens come to "
+                f"${format_usd(charge.amount_microcents)}."
+            )
+    return ""
+
+
+def _tolerance(charge: Charge) -> Fraction:
+    return max(_SAME_WITHIN * charge.amount_microcents, Fraction(_SAME_WITHIN_MICROCENTS))
+
+
 def _other_costs(reported: ReportedUsage, charge: Charge) -> list[str]:
     """Compare the price with the costs that stand beside the counts."""
     warnings: list[str] = []
     for name, usd in reported.stated_costs.items():
         stated = usd * MICROCENTS_PER_USD
-        tolerance = max(_SAME_WITHIN * charge.amount_microcents, Fraction(_SAME_WITHIN_MICROCENTS))
-        if abs(stated - charge.amount_microcents) > tolerance:
+        if abs(stated - charge.amount_microcents) > _tolerance(charge):
             warnings.append(
                 f"the usage says {name} ${format_usd(ceil_microcents(stated))}, and its tokens are priced "
                 f"${format_usd(charge.amount_microcents)}: if the former was billed, give it as usd next time"

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from budget_tools.core.errors import UnknownModelError, UsageError
 from budget_tools.pricing.book import PriceBook
+from budget_tools.pricing.charge_warnings import stated_above
 from budget_tools.pricing.evidence_table import Basis, Facts, Price, Refusal, Row, Sending, UsageState, row_for
 from budget_tools.pricing.served_model import names_same_model, priced_as, shown_model
 from budget_tools.pricing.totals import Place, RunningTotals
@@ -198,9 +199,8 @@ class _Look:
             # Whatever is written to the cache, our requests ask for five minutes of it.
             self.reported = read_usage(counts, unsplit_cache_ttl="5m")
         except UsageError as exc:
-            is_empty = counts.get("input_tokens") == 0 and totals.is_empty
             self.details["usage"] = exc.message
-            return "no_prompt" if is_empty else "unreadable"
+            return "no_prompt" if totals.has_no_prompt else "unreadable"
         if totals.fallen or evidence.is_several:
             self.details["usage"] = totals.fallen or "several answers came in one stream"
             return "contradictory"
@@ -240,6 +240,10 @@ class _Look:
             return "unpriced"
         self.amount_microcents = charge.amount_microcents
         self.price_source = charge.price_source
+        excess = stated_above(self.reported, charge)
+        if excess:
+            self.details["price"] = excess
+            return "unpriced"
         return state
 
     def at_least_microcents(self) -> int:

@@ -32,6 +32,7 @@ class RunningTotals:
         self.has_final_output = False
         """Whether an output was reported after the last of the content."""
         self._placeholder = 0
+        self._greatest = dict.fromkeys(_PLAIN, 0)
 
     def add(self, report: object, place: Place) -> None:
         """Take the next report; the output of one at the start is a placeholder, and no total."""
@@ -43,14 +44,18 @@ class RunningTotals:
         said = {str(name): value for name, value in report.items()}
         if place == "start":
             self._placeholder = max(self._placeholder, _number(said.pop("output_tokens", None)))
+        for name in _PLAIN:
+            self._greatest[name] = max(self._greatest[name], _number(said.get(name)))
         self.counts = self._merged(self.counts or {}, said, 0)
         if place == "end" and said.get("output_tokens") is not None:
             self.has_final_output = True
 
     @property
-    def is_empty(self) -> bool:
-        """Whether nothing was counted."""
-        return not any(_number((self.counts or {}).get(name)) for name in _PLAIN)
+    def has_no_prompt(self) -> bool:
+        """Whether the prompt was counted, and came to 0."""
+        return (self.counts or {}).get("input_tokens") == 0 and not any(
+            count for name, count in self._greatest.items() if name != "output_tokens"
+        )
 
     def least_usage(self) -> TokenUsage:
         """Return what was surely used, by the highest plain counts; what is not a count is 0.
@@ -58,7 +63,7 @@ class RunningTotals:
         Raises:
             UsageError: a count is too large to be true.
         """
-        read, written, cache_read, cache_written = (_number((self.counts or {}).get(name)) for name in _PLAIN)
+        read, written, cache_read, cache_written = (self._greatest[name] for name in _PLAIN)
         return TokenUsage(
             input_tokens=read,
             output_tokens=max(written, self._placeholder),

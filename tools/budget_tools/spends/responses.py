@@ -255,16 +255,14 @@ async def all_balances(client: "AsyncCyclesClient", tenant: str) -> list[Mapping
     found: list[Mapping[str, Any]] = []
     page = {"limit": MAX_PAGE}
     while True:
-        body = body_of(await client.get_balances(tenant=tenant, **page), "read balances")
-        rows = body.get("balances") or []
+        response = await client.get_balances(tenant=tenant, **page)
+        body = body_of(response, "read balances")
+        rows = balances_in(response)
         if not all(_is_balance(row) for row in rows):
             raise AuthorityUnavailableError(
                 "The budget authority gave no definite answer to read balances: it cannot be read."
             )
         found += rows
-        response = await client.get_balances(tenant=tenant, **page)
-        body = body_of(response, "read balances")
-        found += balances_in(response)
         # An authority that goes on without giving a cursor would be asked the same again and again.
         if not body.get("has_more") or not body.get("next_cursor") or body["next_cursor"] == page.get("cursor"):
             return found
