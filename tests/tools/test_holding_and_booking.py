@@ -124,7 +124,12 @@ async def test_spend_beyond_the_budget_is_capped_and_said(client: Client, tmp_pa
     assert booked["charged"]["usd"] == "1.00"
     assert "over its limit" in booked["hint"]
     warning = "tenant:local has reached the 95 % mark: 100 % of its 1.00 USD is used"
-    assert booked["warnings"] == checked["warnings"] == [warning]
+    uncovered = (
+        "$0.50 was spent on tenant:local that no budget covers; a person who has seen it clears it with "
+        "`cycles-budget-mcp budget clear`"
+    )
+    assert booked["warnings"] == checked["warnings"] == [warning, uncovered]
+    assert booked["uncovered"] == checked["balances"][0]["uncovered"]
     assert checked["balances"][0]["is_over_limit"] is True
     assert balance(tmp_path)["remaining"] == 0
 
