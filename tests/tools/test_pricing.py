@@ -717,7 +717,7 @@ def test_a_retired_model_is_suggested_as_retired_and_only_for_itself() -> None:
     for unheard_of in (
         "claude-opus-3-9",
         "claude-sonnet-4-1",
-        "claude-sonnet-4-5x",
+        "claude-sonet-4-5",
         "claude-haiku-3",
         "claude-opus-4-2",
     ):
