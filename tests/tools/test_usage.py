@@ -88,6 +88,7 @@ def test_fields_that_cost_nothing_are_ignored(field: dict[str, Any]) -> None:
         ({"reasoning_tokens": 5_000}, "reasoning_tokens"),
         ({"prompt_cache_hit_tokens": "64"}, "prompt_cache_hit_tokens"),
         ({"server_tool_use": {"code_execution_requests": 1}}, "server_tool_use.code_execution_requests"),
+        ({"server_tool_use": {"browser_opens": 3}}, "server_tool_use.browser_opens"),
         ({"cache_creation": {"ephemeral_12h_input_tokens": 7}}, "cache_creation.ephemeral_12h_input_tokens"),
         ({"cost_details": {"upstream": 0.5}}, "cost_details.upstream"),
         ({"costTokens": 5, "cost": 0.5}, "costTokens"),

@@ -333,6 +333,8 @@ def test_a_sum_of_calls_is_priced_by_the_length_of_each(calls: int | None, micro
 
     assert cost(usage, "claude-haiku-5-5", calls) == microcents
     assert cost([{"input_tokens": 10_000, "output_tokens": 100}] * 24, "claude-haiku-5-5") == 2_520_000
+    # One of two calls with 200,001 tokens is beyond the step.
+    assert cost({"input_tokens": 200_001, "output_tokens": 0}, "claude-haiku-5-5", 2) == 200_001 * 50
 
 
 def test_a_run_that_only_counts_its_requests_is_a_sum_of_them() -> None:
@@ -342,6 +344,14 @@ def test_a_run_that_only_counts_its_requests_is_a_sum_of_them() -> None:
     assert cost(usage, "claude-haiku-5-5") == 2_520_000
     assert cost({**usage, "requests": 0}, "claude-haiku-5-5") == 12_600_000
     assert cost([usage, usage], "claude-haiku-5-5") == 5_040_000
+
+
+def test_a_cost_of_some_calls_is_no_cost_of_the_list() -> None:
+    """Only a sum over all of them can be compared with the price."""
+    with_cost = {**PLAIN_CALL, "cost": 0.5}
+
+    assert read_usage([with_cost, with_cost]).stated_costs == {"cost": 1}
+    assert read_usage([with_cost, PLAIN_CALL]).stated_costs == {}
 
 
 def test_every_shape_stands_in_the_documentation() -> None:
