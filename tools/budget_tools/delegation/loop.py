@@ -311,7 +311,7 @@ class Delegation:
                 return self._landed(reply, landing)
             case "tool_use" if reply.tool_uses:
                 return await self._use_tools(reply, result)
-            case "end_turn" | "stop_sequence":
+            case "end_turn" | "stop_sequence" | "":
                 return await self._answered(reply)
             case "max_tokens":
                 return self._cut(result)
