@@ -68,7 +68,7 @@ def events(draw: st.DrawFn) -> list[Mapping[str, Any]]:
     parts += draw(st.sampled_from(after))
     if draw(st.booleans()):
         parts = list(draw(st.permutations(parts)))
-    if parts and draw(st.booleans()):
+    if bool(parts) and draw(st.booleans()):
         at = draw(st.integers(0, len(parts) - 1))
         bent = draw(st.sampled_from(["drop", "double", "null"]))
         if bent == "null" and isinstance(parts[at], Mapping):
