@@ -198,9 +198,8 @@ class _Look:
             # Whatever is written to the cache, our requests ask for five minutes of it.
             self.reported = read_usage(counts, unsplit_cache_ttl="5m")
         except UsageError as exc:
-            is_empty = counts.get("input_tokens") == 0 and totals.is_empty
             self.details["usage"] = exc.message
-            return "no_prompt" if is_empty else "unreadable"
+            return "no_prompt" if totals.has_no_prompt else "unreadable"
         if totals.fallen or evidence.is_several:
             self.details["usage"] = totals.fallen or "several answers came in one stream"
             return "contradictory"

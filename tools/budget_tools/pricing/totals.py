@@ -48,9 +48,12 @@ class RunningTotals:
             self.has_final_output = True
 
     @property
-    def is_empty(self) -> bool:
-        """Whether nothing was counted."""
-        return not any(_number((self.counts or {}).get(name)) for name in _PLAIN)
+    def has_no_prompt(self) -> bool:
+        """Whether a prompt of 0 tokens was counted, cache included."""
+        counts = self.counts or {}
+        return counts.get("input_tokens") == 0 and not any(
+            _number(counts.get(name)) for name in _PLAIN if name != "output_tokens"
+        )
 
     def least_usage(self) -> TokenUsage:
         """Return what was surely used, by the highest plain counts; what is not a count is 0.
