@@ -6,11 +6,14 @@
     JSON objects of events, one a line            a stream without its framing
     JSON that tells of an error and of no answer  not an answer: nothing was sampled
     HTML, plain text                              not an answer: a page of something between here and the API
-    nothing, or JSON that is none of these        unknown; an answer may have been lost
+    nothing, or anything else                     unknown; an answer may have been lost
+
+Text that has lines of events in it, or is announced as a stream, is a stream that was damaged, and not a page.
 
 Pure: bytes go in as they arrive, and one of four things comes out.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +24,11 @@ from budget_tools.claude.stream import Reply, ReplyReader, StreamError, stream_e
 
 _FIELDS = (b":", b"data:", b"event:", b"id:", b"retry:")
 """How a line of server-sent events begins."""
+
+_LINES = ("data:", "event:")
+"""Fields by which a stream is known whose beginning was damaged."""
+
+IS_HTML = re.compile(r"<(?:!doctype|html|head|body)\b", re.IGNORECASE)
 
 _LONGEST_FIELD = max(map(len, _FIELDS))
 
@@ -54,10 +62,12 @@ class BodyReader:
     """Takes the body of one answer.
 
     Args:
+        content_type: as the answer's headers say.
         taken_ids: ids of tool calls that the conversation has already.
     """
 
-    def __init__(self, taken_ids: Collection[str] = ()) -> None:
+    def __init__(self, content_type: str = "text/event-stream", *, taken_ids: Collection[str] = ()) -> None:
+        self._is_announced = "event-stream" in content_type.lower()
         self._stream = ReplyReader(taken_ids)
         self._decoder = SseDecoder()
         self._is_stream: bool | None = None
@@ -129,7 +139,12 @@ class BodyReader:
             for event in events:
                 self._stream.take(event)
             return None
-        if not text or text.startswith(("{", "[")) or value is not None:
+        if any(line.startswith(_LINES) for line in lines):
+            for event in self._decoder.feed(text.encode(errors="replace")):
+                self._stream.take_sent(event.name, event.lines)
+            return None
+        is_page = bool(IS_HTML.search(text)) or not self._is_announced
+        if not text or text.startswith(("{", "[")) or value is not None or not is_page:
             return BrokenOff()
         return NotAnAnswer(error=StreamError(type="", message=text))
 

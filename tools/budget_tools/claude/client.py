@@ -6,7 +6,6 @@ after a lost answer may be billed twice, so every attempt is ours to count.
 
 import ipaddress
 import logging
-import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -145,17 +144,17 @@ class Claude:
 
     async def _read(self, response: "httpx2.Response", request: Mapping[str, Any]) -> Reply | Failure:
         """Read the body of an answer; a connection that is lost after the end of the answer takes nothing from it."""
-        import httpx2
-
-        reader = BodyReader(tool_use_ids(request))
+        reader = BodyReader(response.headers.get("content-type", ""), taken_ids=tool_use_ids(request))
         body: Reply | NotAnAnswer | BrokenOff
         with anyio.CancelScope() as after_end:
             try:
                 async for chunk in response.aiter_bytes():
                     reader.feed(chunk)
-                    if reader.has_ended and after_end.deadline == math.inf:
+                    if reader.has_ended and not after_end.shield:
+                        # Nor does a stop: it would lose an answer that is here, and what it cost.
+                        after_end.shield = True
                         after_end.deadline = anyio.current_time() + AFTER_END_SECONDS
-            except (httpx2.HTTPError, httpx2.StreamError) as exc:
+            except Exception as exc:  # half of what breaks here is no error of the client's own tree
                 body = reader.broken()
                 if isinstance(body, BrokenOff) and body.error is None:
                     message = f"The answer broke off ({type(exc).__name__})."

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from budget_tools.claude.body import BrokenOff, NotAnAnswer
+from budget_tools.claude.body import IS_HTML, BrokenOff, NotAnAnswer
 from budget_tools.claude.json import read_event
 from budget_tools.claude.stream import Reply, StreamError, stream_error
 from budget_tools.core.text_safety import printable
@@ -41,7 +41,6 @@ REFUSED_TYPES = RETRYABLE_TYPES | {
 }
 """Types of errors that the API does not bill by their status (Messages API, errors)."""
 
-_IS_HTML = re.compile(r"<(?:!doctype|html|head|body)\b", re.IGNORECASE)
 _HIDDEN = re.compile(r"<(script|style|head)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<[^<>]*>")
 _MAX_SEARCHED = 20_000
@@ -115,7 +114,7 @@ def words_of(text: str, without_secrets: Callable[[str], str]) -> str:
     """Return how an endpoint's own words begin, on one line, without markup, and without the secrets they may quote."""
     # Secrets before any cut: half a key would not be found.
     text = without_secrets(text)[:_MAX_SEARCHED]
-    if _IS_HTML.search(text):
+    if IS_HTML.search(text):
         text = _TAG.sub(" ", _HIDDEN.sub(" ", text))
     text = printable(" ".join(text.split()))
     return text if len(text) <= MAX_WORDS else f"{text[: MAX_WORDS - 1]}…"

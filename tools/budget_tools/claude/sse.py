@@ -31,7 +31,7 @@ class SseDecoder:
         """Take the next bytes, and yield the events that they complete."""
         if not chunk:
             return
-        if b"\n" not in chunk and b"\r" not in chunk and not self._ends_with_return():
+        if b"\n" not in chunk and b"\r" not in chunk:
             self._rest.append(chunk)
             return
         joined = b"".join([*self._rest, chunk])
@@ -47,9 +47,6 @@ class SseDecoder:
         lines = b"".join(self._rest).splitlines()
         self._rest = []
         yield from self._take([*lines, b""])
-
-    def _ends_with_return(self) -> bool:
-        return bool(self._rest) and self._rest[-1].endswith(b"\r")
 
     def _take(self, lines: list[bytes]) -> Iterator[SseEvent]:
         for raw in lines:

@@ -218,8 +218,8 @@ class TurnTaker:
             outcome = await self._attempt(ticket, request)
             if outcome is None and not ticket.may_have_left:
                 raise NotSpentError
-            result.record.request_id = ticket.request_id or result.record.request_id
-            verdict = verdict_on(outcome, request, asked_model=plan.model, prices=self._prices)
+            result.record.request_id = ticket.request_id
+            verdict = self._verdict_on(outcome, request, plan)
             if not isinstance(outcome, Failure) or verdict.basis != "nothing":
                 return outcome, verdict
             result.record.charged_because = verdict.reason
@@ -233,6 +233,14 @@ class TurnTaker:
             with self._stop.interruptible():
                 await anyio.sleep(wait_seconds)
         raise AssertionError("the last attempt either returned or raised")
+
+    def _verdict_on(self, outcome: Reply | Failure | None, request: Mapping[str, Any], plan: TurnPlan) -> Verdict:
+        """Decide what an attempt cost; a fault of ours in it makes the cost unknown, and nothing else."""
+        try:
+            return verdict_on(outcome, request, asked_model=plan.model, prices=self._prices)
+        except Exception:
+            logger.exception("Judging what a turn cost failed by a fault of this server")
+            return Verdict(basis="unknown", reason="This server failed while it judged what the answer cost.")
 
     async def _attempt(self, ticket: Ticket, request: Mapping[str, Any]) -> Reply | Failure | None:
         """Make one attempt; nothing that breaks after the request left may leave the reservation as an exception."""
@@ -258,10 +266,9 @@ class TurnTaker:
             record.stop_reason = outcome.stop_reason or ""
             record.refusal_category = outcome.refusal_category
         record.charged_because = verdict.reason
-        told = list(verdict.warnings)
+        record.warnings = [*record.warnings, *verdict.warnings]
         if isinstance(outcome, Reply) and outcome.problem:
-            told.append(outcome.problem)
-        record.warnings = [*record.warnings, *(f"turn {record.number}: {each.rstrip('.')}" for each in told)]
+            record.warnings.append(f"turn {record.number}: {outcome.problem.rstrip('.')}")
 
     def _settle(
         self, plan: TurnPlan, outcome: Reply | Failure | None, verdict: Verdict, lease: Lease, record: TurnRecord
