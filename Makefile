@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: docs picture demo test campaigns hosts crash check format lock bench openapi pricing prices-check conformance bundle audit sbom soak clean
+.PHONY: docs picture demo test campaigns findings hosts crash check format lock bench openapi pricing prices-check conformance bundle \
+	audit sbom soak clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/cycles-budget-mcp demo
@@ -47,6 +48,19 @@ bench: $(VENV)/.runtime
 SOAK_SECONDS ?= 600
 soak: $(VENV)/.runtime
 	$(BIN)/python benchmarks/soak.py --seconds $(SOAK_SECONDS)
+
+# Each installs public packages of fixed versions in a temporary folder. FINDINGS='findings/cycles-*.sh' runs some of them.
+FINDINGS ?= findings/*.sh
+findings:
+	@changed=; for script in $(FINDINGS); do \
+		code=0; said=$$(bash "$$script" 2>&1) || code=$$?; \
+		case $$code in \
+			0) echo "pass        $$script";; \
+			2) echo "cannot run  $$script"; echo "$$said";; \
+			*) echo "changed     $$script"; echo "$$said"; changed="$$changed $$script";; \
+		esac; \
+	done; \
+	if [ -n "$$changed" ]; then echo "Changed:$$changed"; exit 1; fi
 
 # The protocol's OpenAPI document is not part of this project: DOCUMENT says where it is.
 openapi: $(VENV)/.runtime $(VENV)/openapi/.ready
