@@ -129,6 +129,7 @@ async def test_after_a_cancel_the_turn_that_was_out_is_asked_again(bench: OpenBe
     assert (stopped["status"], resumed["status"], resumed["text"]) == ("cancelled", "completed", "Done.")
     assert messages(b, 2) == messages(b, 1)
     assert resumed["turns"][0]["actual_source"] == "bound"
+    assert "not read to its end" in resumed["turns"][0]["charged_because"]
     assert resumed["spent"]["amount"] > stopped["spent"]["amount"] > 0
 
 

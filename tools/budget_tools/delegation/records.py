@@ -73,12 +73,13 @@ class TurnRecord(BaseModel):
     cache_read_input_tokens: int = 0
     cache_creation_input_tokens: int = 0
     actual_source: str = Field("", description='"usage" as the API reported it, or "bound" where it is not known.')
-    charged_because: str = Field("", description="Why it was charged at the bound, or not at all.")
+    charged_because: str = ""
+    """Why it was charged at the bound, or not at all; ``""`` if it was charged its exact cost."""
     stop_reason: str = ""
-    refusal_category: str = ""
     tool_calls: list[ToolCallRecord] = []
     request_id: str = ""
-    warnings: list[str] = Field([], description="What to know of how it came about.")
+    warnings: list[str] = []
+    """What to know of how it came about."""
 
     @property
     def prompt_tokens(self) -> int:

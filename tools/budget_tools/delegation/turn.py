@@ -264,7 +264,6 @@ class TurnTaker:
         """Fill in how the turn ended, and what is to be said of its cost."""
         if isinstance(outcome, Reply):
             record.stop_reason = outcome.stop_reason or ""
-            record.refusal_category = outcome.refusal_category
         record.charged_because = verdict.reason
         record.warnings = [*record.warnings, *verdict.warnings]
         if isinstance(outcome, Reply) and outcome.problem:

@@ -84,11 +84,9 @@ async def delegate_to_claude(
     max_output_tokens: Annotated[
         int, Field(strict=True, ge=1, le=MAX_OUTPUT_TOKENS, description="Per turn; each reserves them.")
     ] = DEFAULT_OUTPUT_TOKENS,
-    budget_usd: Annotated[
-        UsdMicrocents, Field(description="Dollars it may spend, resumed and nested included.")
-    ] = None,
+    budget_usd: Annotated[UsdMicrocents, Field(description="Dollars, resumed and nested included.")] = None,
     tools: Annotated[list[str], Field(description="Allowed: server__tool or server__*.")] = [],  # noqa: B006 - never changed
-    output_schema: Annotated[dict[str, Any] | None, Field(description="JSON schema of the answer, an object.")] = None,
+    output_schema: Annotated[dict[str, Any] | None, Field(description="JSON schema of an object.")] = None,
     wait_seconds: Annotated[
         int, Field(strict=True, ge=0, le=MAX_WAIT_SECONDS, description="Then it goes on, status running.")
     ] = 45,
