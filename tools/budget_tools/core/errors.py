@@ -9,7 +9,6 @@
     │   └── AuthorityUnavailableError   no definite answer came; the same idempotency key may be sent again
     ├── StorageUnavailableError     a file here gave no definite answer; nothing was written; it may be tried again
     ├── IssuerUnavailableError      an OAuth issuer gave no keys; nobody was let in; it may be tried again
-    ├── ProviderError               the model's API refused a request that was surely not billed
     └── UngatedRequestError         a Messages request without a live reservation; nothing was sent
 
 A denial for want of budget is not an error: tools answer it as ``decision: "DENY"``.
@@ -91,17 +90,6 @@ class IssuerUnavailableError(BudgetError):
     """An OAuth issuer gave no keys, and none are known: whether a token is good cannot be said now; try again."""
 
     code = "ISSUER_UNAVAILABLE"
-
-
-class ProviderError(BudgetError):
-    """The model's API refused the request before doing any work; nothing was billed."""
-
-    code = "PROVIDER_ERROR"
-
-    def __init__(self, message: str, *, status: int | None = None, retry_after_seconds: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.retry_after_seconds = retry_after_seconds
 
 
 class UngatedRequestError(BudgetError):

@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field, WithJsonSchema
 
 from budget_tools.core.errors import InvalidArgumentError, UsageError
 from budget_tools.core.money import MAX_AMOUNT, UNITS, USD_MICROCENTS
+from budget_tools.pricing.book import Charge, PriceBook
 from budget_tools.pricing.charge_warnings import charge_warnings
+from budget_tools.pricing.evidence import judge_report
 from budget_tools.pricing.usage import ReportedUsage, read_usage
-
-if TYPE_CHECKING:
-    from budget_tools.pricing.book import PriceBook
 
 UsageArgument = Annotated[
     Any,
@@ -75,7 +74,7 @@ def stated_amount(
 
 
 def spent_amount(
-    prices: "PriceBook", *, usd: int | None, amount: int | None, unit: str, model: str, usage: object, calls: int | None
+    prices: PriceBook, *, usd: int | None, amount: int | None, unit: str, model: str, usage: object, calls: int | None
 ) -> PricedAmount:
     """Read what was spent: an amount, or a model with the usage that its answer reported, priced here.
 
@@ -92,9 +91,12 @@ def spent_amount(
         raise InvalidArgumentError(f"To say the amount by price, give both of {words}.")
     try:
         reported = read_usage(usage, calls=calls)
-        charge = prices.cost_of(model, reported)
+        verdict = judge_report(model, reported, prices)
     except UsageError as exc:
         raise UsageError(f"{exc.message.removesuffix('.')}: {_WAY_OUT}.") from exc
+    if verdict.basis != "exact":
+        raise UsageError(f"{verdict.reason.removesuffix('.')}: {_WAY_OUT}.")
+    charge = Charge(amount_microcents=verdict.amount_microcents, price_source=verdict.price_source)
     return PricedAmount(
         unit=USD_MICROCENTS,
         amount=charge.amount_microcents,

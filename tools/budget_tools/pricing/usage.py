@@ -9,7 +9,6 @@ steps of one call. Prices are no business of these modules; ``book`` turns usage
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Self
 
 from budget_tools.core.errors import UsageError
 from budget_tools.pricing.usage_fields import MAX_COUNT, Fields, check_count
@@ -72,19 +71,6 @@ class TokenUsage:
     def is_empty(self) -> bool:
         """Whether it counts nothing at all."""
         return not (self.prompt_tokens or self.output_tokens or self.web_search_requests)
-
-    @classmethod
-    def from_api(cls, usage: object, *, unsplit_cache_ttl: CacheTtl = "1h") -> Self:
-        """Read usage that one price applies to; for a caller that knows the model, and never asks for more than one.
-
-        Raises:
-            UsageError: as for ``read_usage``, or the usage holds several entries.
-        """
-        entries = read_usage(usage, unsplit_cache_ttl=unsplit_cache_ttl).entries
-        if len(entries) != 1:
-            raise UsageError("The usage's iterations are billed one by one, so it has no single price.")
-        (only,) = (entry.usage for entry in entries)
-        return cls(**{name: getattr(only, name) for name in cls.__slots__})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -162,9 +162,11 @@ def _find_prefill(body: dict[str, Any]) -> Iterator[str]:
     last = body["messages"][-1]
     if last["role"] != "assistant":
         return
+    blocks = blocks_of(last)
+    if blocks and str(blocks[-1].get("type")).endswith(_SERVER_TOOL_SUFFIXES):
+        return  # a turn that paused at a tool of the API's own goes back as it is ("Stop reasons", pause_turn)
     if not str(body["model"]).startswith(_PREFILLABLE):
         yield f"messages: {body['model']} goes on with no partial answer: the last message must be the user's."
-    blocks = blocks_of(last)
     text = blocks[-1].get("text") if blocks and blocks[-1].get("type") == "text" else ""
     if isinstance(text, str) and text != text.rstrip():
         yield "messages: a partial answer cannot end with whitespace."
