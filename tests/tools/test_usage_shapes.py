@@ -346,6 +346,16 @@ def test_a_run_that_only_counts_its_requests_is_a_sum_of_them() -> None:
     assert cost([usage, usage], "claude-haiku-5-5") == 5_040_000
 
 
+def test_the_same_names_with_another_meaning_are_refused_with_a_way_out() -> None:
+    """Agno 3.1.10 leaves the cache out of input_tokens, and pydantic-ai has it in: the total alone tells them apart."""
+    usage = {"input_tokens": 5_000, "output_tokens": 50, "cache_read_tokens": 3_000, "cache_write_tokens": 400}
+
+    assert cost(usage) > 0
+    with pytest.raises(UsageError, match="total_tokens beside cached tokens is agno's"):
+        cost({**usage, "total_tokens": 5_050})
+    assert cost({"input_tokens": 5_000, "output_tokens": 50, "cache_read_tokens": 0, "total_tokens": 5_050}) > 0
+
+
 def test_a_cost_of_some_calls_is_no_cost_of_the_list() -> None:
     """Only a sum over all of them can be compared with the price."""
     with_cost = {**PLAIN_CALL, "cost": 0.5}

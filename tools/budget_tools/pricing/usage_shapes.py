@@ -42,6 +42,7 @@ class Shape:
         unsplit: the lifetime of writes that have none: ``""`` for the one that the caller says. A library that names
             writes of an hour apart means five minutes by the others.
         total: names of the sum of prompt and answer.
+        rival: a library that uses the same names, has ``total`` beside them, and leaves the cache out of ``input``.
         within: parts of a count, free of extra charge.
         free: fields that cost nothing.
         elsewhere: fields that are read beside the counts (``usage``).
@@ -63,6 +64,7 @@ class Shape:
     unsplit: Literal["", "5m"] = ""
     web_searches: tuple[str, ...] = ()
     total: tuple[str, ...] = ("total_tokens",)
+    rival: str = ""
     within: Mapping[str, Part] = field(default_factory=dict)
     free: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
@@ -159,6 +161,7 @@ PYDANTIC_AI = Shape(
     cache_write_5m="cache_write_5m_tokens",
     cache_write_1h="cache_write_1h_tokens",
     unsplit="5m",
+    rival="agno",
     web_searches=("web_searches", "details.web_search_requests"),
     within={
         "output_reasoning_tokens": "output",
@@ -291,6 +294,11 @@ def read_counts(fields: Fields, shape: Shape, *, unsplit_cache_ttl: CacheTtl) ->
     if all_written < split:
         raise fields.error(f"{shape.cache_write_5m.split('.')[0]} splits more tokens than {shape.cache_write[0]} has")
     cached = (read or 0) + all_written
+    if shape.rival and cached and any(total is not None for total in totals.values()):
+        raise fields.error(
+            f"{', '.join(shape.total)} beside cached tokens is {shape.rival}'s, whose {shape.input} leaves the cache "
+            f"out, while {shape.name} counts it in: rename the counts as the Messages API has them"
+        )
     if shape.includes_cache and cached > whole:
         cache = ", ".join(path for path in (*shape.cache_read, *shape.cache_write, shape.cache_write_rest) if path)
         raise fields.error(f"{shape.input} ({whole}) is less than the cached tokens it includes ({cached}: {cache})")
