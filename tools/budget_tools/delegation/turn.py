@@ -279,7 +279,8 @@ class TurnTaker:
         is_bound = verdict.basis == "unknown" and charged == plan.order.bound
         record.actual_source = "bound" if is_bound else "usage"
         if verdict.basis == "unknown":
-            logger.warning("Turn %s is charged at its bound: %s", plan.number, verdict.reason)
+            if outcome is not None:  # a stop is somebody's wish, and no fault to log
+                logger.warning("Turn %s is charged at its bound: %s", plan.number, verdict.reason)
             why = verdict.reason.rstrip(".")
             because = f"turn {record.number} was charged {Money.microcents(charged)}, its worst case: {why}"
             record.warnings = [*record.warnings, because]
