@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def _serve() -> int:
-    # Importing makes a great many objects and no garbage: looking for some takes a twentieth of the start.
+    # Importing creates many objects and no garbage: collecting during it would take a twentieth of the start time.
     gc.disable()
     from budget_server.config.settings import read_settings
     from budget_server.transports.lifecycle import serve_stdio

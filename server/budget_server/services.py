@@ -1,6 +1,6 @@
-"""The composition root: builds what the tools ask for, once per process, each part when it is first needed.
+"""The composition root: builds the services of the tools, once per process, each when it is first needed.
 
-It stands outside any connection's lifespan, because the SDK enters that once per SSE client.
+It lives outside any connection's lifespan, because the SDK enters that once per SSE client.
 """
 
 import logging
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COMMIT_ATTEMPTS = 1_000
-"""How often a commit that an absent authority does not take is repeated, half a minute apart: a working day.
+"""Number of repeats of a commit while the authority is absent, half a minute apart: a working day.
 
-Its journal keeps it for the next start, but until then a Cycles server would give the money back.
+The journal keeps the commit for the next start, but until then a Cycles server would give the money back.
 """
 
 EMBEDDED_TIMEOUT_SECONDS = 0.1
-"""What the client library reserves for one attempt; its heartbeat derives its lead from it."""
+"""The time that the client library allows for one attempt; its heartbeat derives its lead from it."""
 
 
 class Services:
-    """Everything a tool may ask of this process (the tools' ``Toolkit``).
+    """Everything that a tool may use of this process (the tools' ``Toolkit``).
 
     Raises:
-        ConfigurationError: the ledger, the tools file or the price file cannot be used; said at start, not at the first
-            call.
+        ConfigurationError: the ledger, the tools file or the price file cannot be used; raised at start, not at the
+            first call.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -65,7 +65,7 @@ class Services:
         if settings.budget_subagent_servers is not None:
             _ = self.toolbox  # read now: a person looks at the log of the start
         if settings.budget_prices is not None:
-            _ = self.prices  # likewise; without a table of the user's, a start need not wait for the price data
+            _ = self.prices  # likewise; without the user's own table, a start need not wait for the price data
 
     @cached_property
     def cycles(self) -> "AsyncCyclesClient":
@@ -82,10 +82,10 @@ class Services:
         return EmbeddedCyclesClient(Writer(self._store), self._cycles_config)
 
     def cycles_for(self, tenant: str) -> "AsyncCyclesClient":
-        """Give the authority as a tenant sees it.
+        """Return the authority for a tenant.
 
         Raises:
-            ConfigurationError: a Cycles server holds the budgets, and its key speaks for another tenant.
+            ConfigurationError: a Cycles server holds the budgets, and its key belongs to another tenant.
         """
         if tenant == self.subject.tenant:
             return self.cycles
@@ -107,7 +107,7 @@ class Services:
 
     @property
     def raising(self) -> "Raising | None":
-        """The budget that a person may be asked to raise; a Cycles server's are raised there."""
+        """The budget that a person may be asked to raise, if any; budgets of a Cycles server are raised there."""
         most, embedded = self._settings.budget_raise_to_usd, self._embedded
         if most is None or embedded is None:
             return None
@@ -117,17 +117,17 @@ class Services:
 
     @cached_property
     def internal_client(self) -> "AsyncCyclesClient":
-        """The authority for what this process itself does, on behalf of whichever tenant's delegation it runs."""
+        """The authority for this process's own operations, on behalf of the tenant of each delegation it runs."""
         embedded = self._embedded
         return self.cycles if embedded is None else embedded.for_all_tenants()
 
     @property
     def settler(self) -> "Settler":
-        """What settles known spend, whatever becomes of the answer."""
+        """The settler of known spend, which settles it even if the answer is lost."""
         return self.settler_for(self.cycles)
 
     def settler_for(self, cycles: "AsyncCyclesClient") -> "Settler":
-        """Give what settles spend with the authority as a tenant sees it."""
+        """Return the settler that uses a tenant's view of the authority."""
         from budget_tools.spends.settlement import Settler
 
         return Settler(cycles, self._reservations, self._journal if self._store is None else None)
@@ -181,7 +181,7 @@ class Services:
         """The gated Messages client.
 
         Raises:
-            ConfigurationError: no credential is set, or its requests cannot find a way.
+            ConfigurationError: no credential is set, or a proxy or certificate setting cannot be used.
         """
         if not self.has_claude:
             raise ConfigurationError(
@@ -204,7 +204,7 @@ class Services:
 
     @cached_property
     def delegation_store(self) -> "DelegationStore":
-        """Where delegations are kept."""
+        """The store of delegations."""
         from budget_server.delegations.store import SqliteDelegationStore
 
         return SqliteDelegationStore(
@@ -230,7 +230,7 @@ class Services:
         )
 
     async def periods(self, tenant: str = "") -> dict[tuple[str, str], str]:
-        """How often a tenant's budgets start anew, by default this server's own; a Cycles server does not say."""
+        """Return how often a tenant's budgets reset, by default this server's own; empty for a Cycles server."""
         if self._store is None:
             return {}
         from budget_server.authority.client import EmbeddedCyclesClient
@@ -240,26 +240,26 @@ class Services:
         return {(budget.scope, budget.unit): budget.period for budget in found}
 
     async def check_authority(self) -> None:
-        """Ask the budget authority for a sign of life.
+        """Check that the budget authority answers.
 
         Raises:
-            AuthorityError: it refuses this server, or gives no answer.
+            AuthorityError: it refuses this server, or does not answer.
         """
         from budget_tools.spends.responses import body_of
 
         body_of(await self.cycles.get_balances(tenant=self.subject.tenant), "ask for balances")
 
     async def settle_orphans(self) -> None:
-        """Settle what earlier processes left behind: commits that were not answered, and delegations of killed ones."""
+        """Settle the remains of earlier processes: unanswered commits, and delegations of killed processes."""
         from budget_server.delegations.workers import may_have_orphans
 
         if any((self._settings.budget_data_dir / JOURNAL_DIRECTORY).rglob("*.json")):
-            _ = self._journal  # by itself, the client library repeats them only with the first new turn
+            _ = self._journal  # otherwise the client library repeats them only with the first new turn
         if may_have_orphans(self._settings.budget_data_dir):
             await self.delegations.keep_settling_orphans()
 
     async def aclose(self) -> None:
-        """Settle what runs, then close everything that was opened."""
+        """Settle running work, then close everything that was opened."""
         made = self.__dict__
         if "delegations" in made:
             await self.delegations.aclose()
@@ -276,7 +276,7 @@ class Services:
 
 
 def _warn_of_the_way(settings: Settings) -> None:
-    """Log what will keep requests from the Claude API; all else works without it, so the start goes on."""
+    """Log faults that will keep requests from the Claude API; all else works without it, so the start goes on."""
     try:
         check_route(settings.anthropic_base_url)
     except ConfigurationError as exc:

@@ -1,1 +1,1 @@
-"""Who may use the server over a network: access tokens, made on the command line, and what each allows."""
+"""Access to the server over a network: access tokens, created on the command line, and the rights of each."""

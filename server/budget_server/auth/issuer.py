@@ -1,8 +1,8 @@
-"""The keys of an OAuth authorization server: where it publishes them, and how long they are believed.
+"""The keys of an OAuth authorization server: their address, and how long they are trusted.
 
-They are asked for when a token first needs one, so that a server starts whether or not its issuer is up. However many
-tokens name a key that nobody knows, the issuer is asked only so often; and however long it is down, a key that it may
-have withdrawn meanwhile is not believed for ever.
+They are fetched when a token first needs one, so that a server starts even if its issuer is down. The issuer is asked
+at a limited rate, however many tokens name an unknown key; and however long it is down, a key that it may have
+withdrawn meanwhile is not trusted forever.
 """
 
 import json
@@ -28,26 +28,26 @@ logger = logging.getLogger(__name__)
 ALGORITHMS = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}  # RFC 7518, RFC 8037
 )
-"""Signatures that are accepted. Those by a shared secret are not: whoever can check one could make one."""
+"""Accepted signature algorithms, none with a shared secret: a party that can check those could make them."""
 
 FRESH_SECONDS = 300.0
-"""How long keys are used before the issuer is asked whether they still are its own."""
+"""Age of keys at which the issuer is asked again for its current ones."""
 
 LIFETIME_SECONDS = 3_600.0
-"""How long they are used at most, where it gives no answer."""
+"""Age up to which keys are used if the issuer does not answer."""
 
 FETCH_SECONDS = 10.0
-"""Longest wait for its keys, the way to them included."""
+"""Longest wait for its keys, including discovery of their address."""
 
 MAX_FETCHES, WINDOW_SECONDS = 6, 60.0
-"""How often it is asked in how long a time, whatever tokens come."""
+"""Most fetches in a window of this many seconds, regardless of the tokens that arrive."""
 
 MAX_BYTES = 256 << 10
 """Longest answer of an issuer that is read."""
 
 
 class _Metadata(BaseModel):
-    """What is needed of the metadata of an authorization server (RFC 8414; OpenID Connect Discovery 1.0)."""
+    """The required part of the metadata of an authorization server (RFC 8414; OpenID Connect Discovery 1.0)."""
 
     issuer: str
     jwks_uri: str
@@ -58,7 +58,7 @@ class Keys:
 
     Args:
         document: the set as it was published.
-        read_at: when, in seconds of the reader's clock.
+        read_at: when it was read, in seconds of the reader's clock.
     """
 
     def __init__(self, document: Mapping[str, Any], read_at: float) -> None:
@@ -72,7 +72,7 @@ class Keys:
         return len(self._entries)
 
     def find(self, key_id: str, algorithm: str) -> PyJWK | None:
-        """Give the key of this name if it is one of this algorithm's."""
+        """Return the key of this name if it is for this algorithm."""
         made = self._made.get((key_id, algorithm))
         if made is not None:
             return made
@@ -88,11 +88,11 @@ class Keys:
 
 
 class Issuer:
-    """An authorization server whose signatures are believed.
+    """An authorization server whose signatures are trusted.
 
     Args:
         url: its issuer identifier, exactly as it writes it.
-        jwks_url: where its keys are; found out from its metadata if left out.
+        jwks_url: the address of its keys; discovered from its metadata if left out.
         clock: seconds of a clock that never goes back.
     """
 
@@ -107,7 +107,7 @@ class Issuer:
         self._fetches: deque[float] = deque(maxlen=MAX_FETCHES)
 
     async def key(self, key_id: str, algorithm: str) -> PyJWK | None:
-        """Give the key of this name; ``None`` if the issuer has none for the algorithm.
+        """Return the key of this name; ``None`` if the issuer has none for the algorithm.
 
         Raises:
             IssuerUnavailableError: no keys are known.
@@ -120,10 +120,10 @@ class Issuer:
         return (await self._renewed()).find(key_id, algorithm)
 
     async def read(self) -> Keys:
-        """Ask the issuer for its keys.
+        """Fetch the keys from the issuer.
 
         Raises:
-            IssuerUnavailableError: it gives none.
+            IssuerUnavailableError: the issuer returns none.
         """
         try:
             with anyio.fail_after(FETCH_SECONDS):
@@ -139,7 +139,7 @@ class Issuer:
     async def _renewed(self) -> Keys:
         answers = self._answers
         async with self._turn:
-            # Whoever waited meanwhile shares the answer of who asked.
+            # Callers that waited meanwhile share the answer of the first one.
             if self._answers == answers and self._may_ask():
                 try:
                     self._keys, self._trouble = await self.read(), ""
@@ -174,7 +174,8 @@ class Issuer:
                 raise self._unavailable(f"has no jwks_uri in {url}: set BUDGET_OAUTH_JWKS_URL") from None
             if metadata.issuer != self._url:  # RFC 8414, section 3.3
                 raise self._unavailable(f"calls itself something else in {url}: set BUDGET_OAUTH_ISSUER to that")
-            # Another user of this machine could answer at a port of it: only an issuer that is here may name one.
+            # Another user of this machine could answer at one of its ports: only an issuer on this machine may name
+            # such an address.
             if not is_protected(metadata.jwks_uri) or (_is_https(self._url) and not _is_https(metadata.jwks_uri)):
                 raise self._unavailable(f"names an address of its keys in {url} that is not https")
             return metadata.jwks_uri
@@ -182,7 +183,7 @@ class Issuer:
         raise refusal
 
     async def _get(self, url: str) -> dict[str, Any]:
-        """Read a JSON object; no redirect is followed, and a proxy is asked only where TLS goes through it."""
+        """Read a JSON object; redirects are not followed, and a proxy is used only if TLS goes through it."""
         body = bytearray()
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         try:
@@ -216,7 +217,7 @@ def _is_https(url: str) -> bool:
 
 
 def _checks_signatures(entry: Mapping[str, Any]) -> bool:
-    """Say whether a JWK is a named public key for signatures; its ``alg``, if it has one, must be of ours."""
+    """Return whether a JWK is a named public key for signatures; its ``alg``, if present, must be an accepted one."""
     operations = entry.get("key_ops")
     return (
         isinstance(entry.get("kid"), str)

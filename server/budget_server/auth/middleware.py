@@ -1,8 +1,8 @@
-"""Lets in over HTTP who has a good token, or anyone as long as none is asked for.
+"""Authentication of HTTP requests; all requests are allowed if no token is required.
 
-There are two kinds of tokens: ours, known by how they start, and the access tokens of an OAuth issuer, if one is set.
-Each request's token is looked at as it comes: one of ours that is revoked is refused from that moment on, whichever
-process revoked it. The SDK binds a session to who opened it.
+Two kinds of tokens exist: ours, known by their prefix, and the access tokens of an OAuth issuer, if one is set. The
+token is checked on every request: a revoked token of ours is refused from that moment on, in every process. The SDK
+binds a session to the user who opened it.
 """
 
 from typing import TYPE_CHECKING
@@ -24,11 +24,11 @@ _GRANT = "cycles_budget_grant"
 
 
 class Verifier:
-    """Tells who has a token, of either kind (the SDK's ``TokenVerifier``).
+    """The verifier of tokens of either kind (the SDK's ``TokenVerifier``).
 
     Args:
         tokens: ours.
-        resource: whose tokens are taken as well, if any.
+        resource: the OAuth resource whose tokens are accepted as well, if any.
     """
 
     def __init__(self, tokens: AsyncFile[Tokens], resource: "ProtectedResource | None") -> None:
@@ -36,7 +36,7 @@ class Verifier:
         self._resource = resource
 
     async def verify_token(self, token: str) -> VerifiedToken | None:
-        """Give what is known of a token that is to be let in; its secret goes no further."""
+        """Return the verified data of a token; ``None`` if it is refused. Its secret is not passed on."""
         if token.startswith(SECRET_PREFIX):
             return await self._ours(token)
         return None if self._resource is None else await self._of_issuer(self._resource, token)
@@ -48,7 +48,7 @@ class Verifier:
         return VerifiedToken(
             token=found.token_id,
             client_id=found.token_id,
-            scopes=[] if self._resource is None else self._resource.required_scopes,  # ours have them all
+            scopes=[] if self._resource is None else self._resource.required_scopes,  # tokens of ours have all scopes
             subject=found.grant.levels["tenant"],
             claims={_GRANT: found.grant},
         )
@@ -67,14 +67,14 @@ class Verifier:
 
 
 class AuthMiddleware:
-    """An ASGI application around another.
+    """An ASGI application around another, which authenticates its requests.
 
     Args:
-        app: what is behind it.
-        tokens: who is let in.
-        resource: what this server is to clients of an OAuth issuer, if any are let in.
-        is_required: ask for a token even while none has ever been made.
-        open_paths: what anyone may ask.
+        app: the application behind it.
+        tokens: the tokens that are accepted.
+        resource: this server as an OAuth resource, if clients of an issuer are accepted.
+        is_required: require a token even if none has ever been created.
+        open_paths: paths open to all clients.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class AuthMiddleware:
         self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, or refuse it with 401, 403 for want of a scope, or 503, and nothing else."""
+        """Serve a request, or refuse it with 401, with 403 for a missing scope, or with 503."""
         if scope["type"] != "http" or scope["path"] in self._open_paths:
             await self._app(scope, receive, send)
             return
@@ -113,14 +113,14 @@ class AuthMiddleware:
         await (self._app if is_open else self._asking)(scope, receive, send)
 
     async def _asks(self, scope: Scope) -> bool:
-        """Say whether one without a good token is refused; a bad token never counts as none."""
+        """Return whether a request without a token is refused; a bad token never counts as no token."""
         if self._is_required or "authorization" in HTTPConnection(scope).headers:
             return True
         return await self._tokens.run(Tokens.any)
 
 
 def grant_of(request: Request) -> Grant | None:
-    """Give what a request's token allows; ``None`` where it was let in without one."""
+    """Return the rights of a request's token; ``None`` if it was accepted without one."""
     user = request.scope.get("user")
     if not isinstance(user, AuthenticatedUser):
         return None

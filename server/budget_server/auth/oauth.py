@@ -1,7 +1,7 @@
-"""Access tokens of an OAuth authorization server: signed JWTs, and what each allows by the server's settings.
+"""Access tokens of an OAuth authorization server: signed JWTs, and the rights of each by the server's settings.
 
-This server is a resource server only (MCP, Authorization): it checks what the issuer signed, and signs nothing. A token
-is for its audience alone (RFC 8707) and is never passed on.
+This server is a resource server only (MCP, Authorization): it checks the issuer's signatures, and signs nothing. A
+token is for its audience alone (RFC 8707) and is never passed on.
 """
 
 import logging
@@ -23,16 +23,16 @@ from budget_tools.mcp_tools import delegate_to_claude
 logger = logging.getLogger(__name__)
 
 LEEWAY_SECONDS = 30
-"""How far the issuer's clock and this one may be apart."""
+"""Most that the issuer's clock and this one may differ."""
 
 MAX_TOKEN_CHARACTERS = 16 << 10
-"""Longest token that is looked at."""
+"""Longest token that is read."""
 
 SAID_AGAIN_SECONDS = 60.0
-"""After how long the log repeats why a token was refused: whoever sends bad ones must not fill it."""
+"""Interval at which the log repeats why a token was refused: senders of bad tokens must not fill it."""
 
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
-"""What a token may say it is, if anything (RFC 9068): no logout token, no proof of possession."""
+"""Accepted types of a token, if it names one (RFC 9068): logout tokens and proofs of possession are excluded."""
 
 _EVERY_TOOL = frozenset(tool.name for tool in TOOLS)
 
@@ -44,30 +44,30 @@ _REASONS: tuple[tuple[type[wrong.PyJWTError], str], ...] = (
     (wrong.MissingRequiredClaimError, "it lacks one of the claims iss, aud, exp, sub"),
     (wrong.InvalidSignatureError, "the key that it names did not sign it"),
 )
-"""What the log says of a token; nothing that came with it is among it."""
+"""The log's reasons for refusing a token; they contain nothing that came with it."""
 
 
 class Admission(NamedTuple):
-    """Whom a good token lets in, and to what."""
+    """The tenant and the rights of an accepted token."""
 
     client_id: str
     subject: str
-    """Who it is, and what they spend as: a session that was opened as one tenant is not another's."""
+    """Its subject and the levels it spends as: a session opened as one tenant does not serve another."""
     issuer: str
     scopes: list[str]
     grant: Grant
 
 
 class _RefusedError(Exception):
-    """Why a token is not let in."""
+    """The reason why a token is refused."""
 
 
 class OAuthTokens:
     """The tokens of one issuer.
 
     Args:
-        settings: the issuer, this server's audience, and what a token's claims and scopes mean.
-        issuer: who has the keys.
+        settings: the issuer, this server's audience, and the meaning of a token's claims and scopes.
+        issuer: the holder of the keys.
     """
 
     def __init__(self, settings: Settings, issuer: Issuer) -> None:
@@ -76,10 +76,10 @@ class OAuthTokens:
         self._said_at: dict[str, float] = {}
 
     async def good(self, token: str) -> Admission | None:
-        """Say what a token allows; ``None`` if it is not to be let in.
+        """Return the rights of a token; ``None`` if it is refused.
 
         Raises:
-            IssuerUnavailableError: it may be good, but its issuer gives no keys.
+            IssuerUnavailableError: it may be good, but its issuer returns no keys.
         """
         try:
             return self._admission(await self._claims(token))
@@ -88,7 +88,7 @@ class OAuthTokens:
             return None
 
     async def _claims(self, token: str) -> Mapping[str, Any]:
-        """Check a token, and give what it claims (RFC 9068, section 4; RFC 8725)."""
+        """Check a token, and return its claims (RFC 9068, section 4; RFC 8725)."""
         if len(token) > MAX_TOKEN_CHARACTERS:
             raise _RefusedError("it is too long")
         try:
@@ -140,7 +140,7 @@ class OAuthTokens:
         )
 
     def _levels(self, claims: Mapping[str, Any]) -> dict[str, str]:
-        """Say who spends. A claim that is missing, or no name, never leaves its level open: that would be more."""
+        """Return the spender's levels; a bad or missing claim never leaves its level open: that would grant more."""
         own_tenant = self._settings.subject.tenant
         levels = {"tenant": own_tenant}
         for level, claim in self._settings.budget_oauth_subject.items():

@@ -1,4 +1,4 @@
-"""This server as an OAuth resource: whose tokens it takes, and where a client without one learns that (RFC 9728)."""
+"""This server as an OAuth resource: the issuer it accepts, and where clients discover it (RFC 9728)."""
 
 from urllib.parse import urlsplit
 
@@ -12,7 +12,7 @@ from budget_server.config.settings import Settings
 
 
 class ProtectedResource:
-    """What a server does whose clients have tokens of an issuer.
+    """The OAuth resource that clients of an issuer see.
 
     Args:
         settings: the issuer, this server's address, and the scopes.
@@ -23,12 +23,12 @@ class ProtectedResource:
             settings, Issuer(settings.budget_oauth_issuer, jwks_url=settings.budget_oauth_jwks_url)
         )
         self.required_scopes = list(settings.budget_oauth_scopes)
-        # The SDK's model keeps both addresses to the letter, which clients compare; it adds no slash.
+        # The SDK's model preserves both addresses to the letter, which clients compare; it adds no slash.
         addresses = AuthSettings.model_validate(
             {
                 "issuer_url": settings.budget_oauth_issuer,
                 "resource_server_url": settings.budget_oauth_audience,
-                "validate_token_resource": False,  # the audience is checked with the signature
+                "validate_token_resource": False,  # the audience is checked together with the signature
             }
         )
         assert addresses.resource_server_url is not None

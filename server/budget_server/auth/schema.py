@@ -1,4 +1,4 @@
-"""The token file's table, and the migrations that lead to it (``storage/schema.py``)."""
+"""The token file's table, and the migrations that create it (``database/schema.py``)."""
 
 import apsw
 

@@ -1,6 +1,6 @@
-"""What a client with a token sees: the process with another subject, some of the tools, and a ceiling.
+"""The process as a client with a token sees it: with another subject, some of the tools, and a ceiling.
 
-An MCP middleware gives each request its own view of the process; the tools find it where they always look.
+An MCP middleware gives each request its own view of the process; the tools find it in the usual place.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ SAFE_METHODS = frozenset(
         "completion/complete",
     }
 )
-"""What a guest may ask. Subscriptions are not among it: what they announce is the process's, and so other tenants'."""
+"""Methods allowed with a token. Subscriptions are excluded: they would announce changes of other tenants."""
 
 
 class TenantToolkit:
@@ -57,31 +57,31 @@ class TenantToolkit:
         self.subject = Subject(grant.levels, is_fixed=True)
         self.ceiling_microcents = grant.ceiling_microcents
         self.confirm_above_microcents = services.confirm_above_microcents
-        self.raising = None  # the budget is not theirs to raise, whoever sits before their host
+        self.raising = None  # a client with a token may not raise the budget
         self.default_model = services.default_model
         self.detaches = services.detaches
         self.has_claude = services.has_claude
 
     @cached_property
     def cycles(self) -> "AsyncCyclesClient":
-        """The budget authority, which this tenant alone is seen of.
+        """The budget authority, limited to this tenant.
 
         Raises:
-            ConfigurationError: a Cycles server holds the budgets, and its key speaks for another tenant.
+            ConfigurationError: a Cycles server holds the budgets, and its key belongs to another tenant.
         """
         return self._services.cycles_for(self.subject.tenant)
 
     @property
     def settler(self) -> "Settler":
-        """What settles this tenant's spend.
+        """The settler of this tenant's spend.
 
         Raises:
-            ConfigurationError: a Cycles server holds the budgets, and its key speaks for another tenant.
+            ConfigurationError: a Cycles server holds the budgets, and its key belongs to another tenant.
         """
         return self._services.settler_for(self.cycles)
 
     async def periods(self) -> Mapping[tuple[str, str], str]:
-        """How often this tenant's budgets start anew."""
+        """Return how often this tenant's budgets reset."""
         return await self._services.periods(self.subject.tenant)
 
     @property
@@ -100,27 +100,27 @@ class TenantToolkit:
 
     @property
     def delegations(self) -> "DelegationRunner":
-        """The delegations of this process, which are asked for by tenant.
+        """The delegations of this process, which callers filter by tenant.
 
         Raises:
-            ConfigurationError: no API key is set, or budgets are another tenant's.
+            ConfigurationError: no API key is set, or the budgets belong to another tenant.
         """
         _ = self.cycles
         return self._services.delegations
 
 
 class TenantToolkits:
-    """Gives each request its view of the process.
+    """The views of the process, one for each token.
 
     Args:
-        services: the process itself, which a request without a token is given.
+        services: the process itself, which serves requests without a token.
     """
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
     async def admit(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        """Serve a request within what its token allows (an MCP middleware)."""
+        """Serve a request within the rights of its token (an MCP middleware)."""
         assert isinstance(ctx.request, Request), "over HTTP every message has the request that brought it"
         grant = grant_of(ctx.request)
         if grant is None:
@@ -143,7 +143,7 @@ class TenantToolkits:
 
 
 def _only(result: HandlerResult, names: frozenset[str] | None) -> HandlerResult:
-    """Keep the tools of these names in a list of them."""
+    """Return a list result reduced to these names."""
     if names is None:
         return result
     if isinstance(result, ListToolsResult):

@@ -1,8 +1,8 @@
-"""Access tokens: each lets whoever has it spend a part of the budget, by some of the tools.
+"""Access tokens: each lets its holder spend a part of the budget, through some of the tools.
 
-A secret is shown once and kept nowhere: the file holds its SHA-256. A slow hash would add nothing, because a secret is
-192 random bits and not a person's password. Tokens are revoked and never deleted: a server that has once asked for one
-goes on asking.
+A secret is shown once and never stored: the file holds its SHA-256. A slow hash would add nothing, because a secret is
+a random number of 192 bits and not a person's password. Tokens are revoked and never deleted: a server that has once
+required a token continues to require one.
 """
 
 import hashlib
@@ -25,14 +25,14 @@ _SHOWN_CHARACTERS = len(SECRET_PREFIX) + 6
 
 
 class Grant(NamedTuple):
-    """What a token allows."""
+    """The rights of a token."""
 
     levels: Mapping[str, str]
-    """Whose budget, from the tenant down; a call may only go further down."""
+    """The levels it spends as, from the tenant down; a call may only narrow them."""
     tools: frozenset[str] | None = None
     """The only tools it may use; ``None`` for all."""
     ceiling_microcents: int | None = None
-    """Most that each of its delegations may spend; ``None`` where the budget alone limits them."""
+    """Most that each of its delegations may spend; ``None`` if only the budget limits them."""
 
 
 class AccessToken(NamedTuple):
@@ -47,7 +47,7 @@ class AccessToken(NamedTuple):
     revoked_at_ms: int | None
 
     def is_good(self, now_ms: int) -> bool:
-        """Say whether it is to be let in."""
+        """Return whether the token is accepted at this time."""
         return self.revoked_at_ms is None and (self.expires_at_ms is None or self.expires_at_ms > now_ms)
 
 
@@ -55,7 +55,7 @@ _COLUMNS = "token_id, name, prefix, levels, tools, ceiling_microcents, created_a
 
 
 class Tokens:
-    """The operations over an open connection, each within its caller's transaction (``storage/file.py``)."""
+    """The operations over an open connection, each within its caller's transaction (``database/file.py``)."""
 
     def __init__(self, db: apsw.Connection) -> None:
         self._db = db
@@ -67,10 +67,10 @@ class Tokens:
         return False
 
     def remember_time(self) -> None:
-        """Nothing here hangs on an earlier clock."""
+        """Do nothing: no row depends on an earlier clock."""
 
     def create(self, grant: Grant, *, name: str, lifetime_ms: int | None) -> tuple[AccessToken, str]:
-        """Create a token and give it with its secret, which is not kept."""
+        """Create a token and return it with its secret, which is not stored."""
         secret = SECRET_PREFIX + secrets.token_urlsafe(24)
         expires_at_ms = None if lifetime_ms is None else self.now_ms + lifetime_ms
         token = AccessToken(
@@ -94,15 +94,15 @@ class Tokens:
         return token, secret
 
     def all(self) -> list[AccessToken]:
-        """Give every token, oldest first."""
+        """Return every token, oldest first."""
         found = self._db.execute(f"SELECT {_COLUMNS} FROM access_tokens ORDER BY created_at_ms, token_id")  # noqa: S608 - constants
         return [_token(row) for row in found]
 
     def revoke(self, token_id: str) -> AccessToken:
-        """Revoke a token for good, named by its id or by how its secret starts.
+        """Revoke a token permanently, named by its id or by the start of its secret.
 
         Raises:
-            InvalidArgumentError: there is none of that name, or more than one; nothing was written.
+            InvalidArgumentError: no token or more than one has that name; nothing was written.
         """
         found = [token for token in self.all() if token_id in (token.token_id, token.prefix)]
         if len(found) != 1:
@@ -116,7 +116,7 @@ class Tokens:
         return token._replace(revoked_at_ms=token.revoked_at_ms or self.now_ms)
 
     def good(self, secret: str) -> AccessToken | None:
-        """Give the token of a secret, if it is to be let in."""
+        """Return the token of a secret, if it is accepted."""
         row = self._db.execute(
             f"SELECT {_COLUMNS} FROM access_tokens WHERE secret_sha256 = ?",  # noqa: S608 - constants
             (_sha256(secret),),
@@ -125,7 +125,7 @@ class Tokens:
         return token if token is not None and token.is_good(self.now_ms) else None
 
     def any(self) -> bool:
-        """Say whether there has ever been a token."""
+        """Return whether a token has ever been created."""
         return bool(self._db.execute("SELECT EXISTS (SELECT 1 FROM access_tokens)").get)
 
 

@@ -1,7 +1,7 @@
-"""Whether something may be reserved: the protocol's checks in their order, for reserve, dry run and decide alike.
+"""The protocol's checks before a reservation, in their order, for reserve, dry run and decide alike.
 
-The order: the tenant is open; quotas; then every budget of the subject's scopes, root to leaf, each frozen, closed,
-over its limit, in debt, short; last, that there was a budget at all. The first failure is the answer.
+The order: the tenant is open; quotas; then every budget of the subject's scopes from root to leaf (frozen, closed, over
+its limit, in debt, short); last, that any budget exists at all. The first failure is the answer.
 """
 
 import json
@@ -22,7 +22,7 @@ from budget_server.authority.timekeeping import Timekeeper
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Admission:
-    """What a request that may go ahead draws on."""
+    """The budgets that an admitted request draws on, and the quota buckets that count it."""
 
     tenant: Tenant
     scopes: Sequence[str]
@@ -30,16 +30,16 @@ class Admission:
     buckets: Sequence[Bucket]
 
     def decision(self) -> dict[str, Any]:
-        """Say yes, with the caps of the deepest budget if it has any."""
+        """Build the ALLOW answer, with the caps of the deepest budget if it has any."""
         caps = self.budgets[-1].caps
         return {"decision": "ALLOW"} if caps is None else {"decision": "ALLOW_WITH_CAPS", "caps": json.loads(caps)}
 
 
 def admit(db: apsw.Connection, time: Timekeeper, tenant: str, request: DecideRequest | ReserveRequest) -> Admission:
-    """Run all checks; nothing is moved or counted.
+    """Run all checks; this moves and counts nothing.
 
     Raises:
-        Refusal: 400, 404 or 409 as Cycles v0 has it.
+        Refusal: 400, 404 or 409 as Cycles v0 defines it.
     """
     settings = tenants.load(db, tenant)
     settings.refuse_closed()
@@ -57,7 +57,7 @@ def _reservable(db: apsw.Connection, time: Timekeeper, scopes: Sequence[str], un
             for budget in budgets:
                 check_reservable(budget, amount)
         except Refusal:
-            # A full sweep may have left expired reservations behind that still hold what is asked for.
+            # A full sweep may have left expired reservations behind that still hold part of these budgets.
             if time.sweep():
                 continue
             raise
@@ -66,10 +66,10 @@ def _reservable(db: apsw.Connection, time: Timekeeper, scopes: Sequence[str], un
 
 
 def denial_body(refusal: Refusal) -> dict[str, Any]:
-    """Turn a refusal into the DENY of a dry run or a decide.
+    """Convert a refusal into the DENY of a dry run or a decide.
 
     Raises:
-        Refusal: the same one, where the request itself is bad: that is no decision.
+        Refusal: the same one if the request itself is invalid: that is not a decision.
     """
     if refusal.status == 400:
         raise refusal

@@ -1,17 +1,17 @@
-"""What a Cycles server answers, in the form that the client library takes.
+"""Answers of a Cycles server, converted to the form that the client library accepts.
 
-A newer server may say more than the library knows, or null where it says nothing, and a proxy may answer in its place.
-The library takes an answer with one unknown field for none: it would repeat a commit for ever, and call a reservation
-that is held denied. So answers are read here first:
+A newer server may send fields that the library does not know, or null for a missing value, and a proxy may answer in
+its place. The library treats an answer with one unknown field as missing: it would repeat a commit forever, and report
+a held reservation as denied. So answers are read here first:
 
     in the answer of a success                        what becomes of it
     a field that the library does not know, a null    left out
     a field that is optional and cannot be read       left out, unless money or a limit depends on it
     another status of success                         the one that the protocol has for the operation
-    a limit (``caps``) that the library does not know the answer cannot be read: nobody would keep to it
+    a limit (``caps``) that the library does not know the answer cannot be read: the limit would not be enforced
     anything else that the protocol does not have     the answer cannot be read
 
-An answer that cannot be read is an error of the way (502), never a denial: the same key may be sent again.
+An answer that cannot be read is a transport error (502), never a denial: the same key may be sent again.
 """
 
 from collections.abc import Iterator, Mapping
@@ -40,13 +40,13 @@ UNREADABLE = "its answer cannot be read"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Form:
-    """How an operation's success looks."""
+    """The shape of an operation's success."""
 
     status: int = 200
     model: type[BaseModel] | None = None
-    """The library's own; ``None`` if only our tools read it."""
+    """The library's own model; ``None`` if only our tools read the answer."""
     needs: Mapping[str, type] | None = None
-    """What our tools cannot do without, if there is no model."""
+    """The fields that our tools require, if no model exists."""
 
 
 FORMS: Mapping[Operation, Form] = {
@@ -62,17 +62,17 @@ FORMS: Mapping[Operation, Form] = {
 }
 
 _NEVER_LEFT_OUT = frozenset({"reservation_id", "caps", "charged"})
-"""Optional for the protocol; but an answer that says something of these that cannot be read is not understood."""
+"""Optional in the protocol; but if one of these is present and cannot be read, the whole answer cannot be read."""
 
 _OPAQUE = frozenset({"metadata", "committed_metadata", "custom", "dimensions"})
-"""What clients attached; a null in it is theirs."""
+"""Fields that clients attach; a null in them belongs to the client."""
 
 
 class Answer(CyclesResponse):
     """An answer whose error is read leniently: the library's model refuses fields that current servers send."""
 
     def get_error_response(self) -> ErrorResponse | None:
-        """Return the protocol's part of an error, whatever stands beside it."""
+        """Return the protocol's part of an error, ignoring all other fields."""
         body: object = self.body
         if not isinstance(body, dict) or not all(isinstance(body.get(name), str) for name in ("error", "message")):
             return None
@@ -86,12 +86,12 @@ class Answer(CyclesResponse):
 
 
 def read(operation: Operation, response: CyclesResponse, *, holds: bool = False) -> CyclesResponse:
-    """Return an answer as the client library takes it; a success that cannot be read becomes an error of the way.
+    """Return an answer as the client library accepts it; a success that cannot be read becomes a transport error.
 
     Args:
-        operation: what was asked.
-        response: the answer as it came.
-        holds: whether an allowed reserve has to name what it holds; a dry run holds nothing.
+        operation: the operation that was requested.
+        response: the answer as it arrived.
+        holds: whether an allowed reserve must name its reservation; a dry run holds nothing.
     """
     if not response.is_success:
         if not response.is_transport_error:
@@ -125,7 +125,7 @@ def _readable(form: Form, body: object) -> dict[str, Any] | None:
 
 
 def _wrong_fields(model: type[BaseModel], body: Mapping[str, Any]) -> set[str]:
-    """Return the fields of an object that the library would refuse, as strictly as it reads them."""
+    """Return the fields of an object that the library would refuse, read as strictly as the library does."""
     try:
         model.model_validate_json(to_json(body), strict=True)
     except ValidationError as exc:
@@ -134,7 +134,7 @@ def _wrong_fields(model: type[BaseModel], body: Mapping[str, Any]) -> set[str]:
 
 
 def _known(model: type[BaseModel], value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that a model knows, and of each the fields that its own model knows."""
+    """Return the fields that a model knows, and within each the fields that its own model knows."""
     return {
         name: _part(model, name, each)
         for name, each in value.items()

@@ -1,16 +1,16 @@
-"""The ledger's auditor: proves every invariant over a whole file, from its first row, and says what is wrong.
+"""The ledger's auditor: proves every invariant over a whole file, from its first row, and reports each violation.
 
-It opens the file by itself, changes nothing, and sees one consistent moment of it; servers may go on working. Amounts
-are added up in Python, because a sum in SQLite may leave 64 bits.
+It opens the file by itself, changes nothing, and sees one consistent snapshot of it; servers may go on working. Amounts
+are added up in Python, because a sum in SQLite may overflow 64 bits.
 
-What it proves, in this order; where the file itself is damaged, the rest would only repeat that:
+It proves, in this order (if the file itself is damaged, it stops after the first: the rest would only repeat that):
 
 1. SQLite can read every page, the tables are those that the migrations make, and no last write was lost.
-2. Every budget adds up, and holds exactly the estimates of the ACTIVE reservations over it.
-3. What was charged over a budget since its beginning is what it has spent and owes, ended periods included; what was
-   not covered is what it says is uncovered, or was cleared by a person.
-4. A reservation belongs to whom it was made for, and was settled once; the first answers say what the rows of
-   reservations and events say.
+2. Every budget adds up, and its reserved amount is exactly the estimates of the ACTIVE reservations over it.
+3. All charges over a budget since its beginning add up to what it has spent and owes, ended periods included; charges
+   that were not covered add up to its uncovered amount and what a person cleared of it.
+4. A reservation belongs to the owner it was made for, and was settled once; the first answers agree with the rows of
+   reservations and events.
 5. The clock of the ledger is not ahead of the machine's.
 """
 
@@ -29,14 +29,14 @@ from budget_server.authority.schema import LEDGER_KIND
 from budget_server.database.audit import CHECK_FAILED, MAX_FINDINGS, damage, one_moment
 
 CLOCK_LEEWAY_MS = 5_000
-"""How far the ledger may be ahead of the machine's clock, which people and programs set."""
+"""Most that the ledger may be ahead of the machine's clock, which people and programs set."""
 
 Place = tuple[str, str]
 """A scope and a unit: the key of a budget."""
 
 
 class Audit(NamedTuple):
-    """What an audit found."""
+    """The findings of an audit."""
 
     findings: list[str]
     budgets: int
@@ -52,7 +52,7 @@ def audit(path: Path, now_ms: int | None) -> Audit:
         now_ms: the machine's time, in epoch milliseconds; ``None`` leaves the clock out.
 
     Returns:
-        One sentence for every finding, none for a ledger that is sound.
+        One sentence for every finding; empty for a sound ledger.
 
     Raises:
         apsw.Error: the file cannot be opened or read at all.
@@ -98,7 +98,7 @@ _JSON_COLUMNS = {
 
 
 def _unreadable(db: apsw.Connection) -> Iterator[str]:
-    """Look for words that a disk garbled: SQLite keeps no checksum of them."""
+    """Check text columns for bytes that a disk garbled: SQLite keeps no checksum of them."""
     if _count(db, "clock") != 1:
         yield "It has lost its clock."
     for table, columns in _JSON_COLUMNS.items():
@@ -170,7 +170,7 @@ def _uncovered(db: apsw.Connection) -> Iterator[str]:
 
 
 def _owners(db: apsw.Connection) -> Iterator[str]:
-    """Compare the owners of reservations with what their actions say they were made for."""
+    """Compare the owners of reservations with the owners that their actions name."""
     for reservation_id, owner, action in db.execute(
         "SELECT reservation_id, owner, action FROM reservations WHERE owner <> ''"
     ):
@@ -219,7 +219,7 @@ _MISPLACED = """
 
 
 def _answers(db: apsw.Connection) -> Iterator[str]:
-    """Compare what was answered to reserves and events with their rows: whoever repeats a call is told the same."""
+    """Compare the stored answers of reserves and events with their rows: a repeated call gets the same answer."""
     answered: set[str] = set()
     expiry: dict[str, int] = {}
     for body, resource in db.execute("SELECT body, resource FROM idempotency WHERE endpoint = 'extend'"):
@@ -267,7 +267,7 @@ def _answers(db: apsw.Connection) -> Iterator[str]:
 
 
 def _said(body: object, path: tuple[str, ...]) -> Any:  # noqa: ANN401 - JSON
-    """Read a field of an answer; ``None`` where it has none."""
+    """Read a field of an answer; ``None`` if the answer lacks it."""
     found = json.loads(str(body))
     for name in path:
         if not isinstance(found, dict):

@@ -5,12 +5,12 @@ The invariant of every budget, asserted after every move and again by the table'
     remaining = allocated - spent - reserved - debt
 
 ``remaining`` may be negative, the other four never. ``spent`` is the funded part of consumption, ``debt`` the unfunded.
-``is_over_limit`` is sticky: a capped charge or too much debt sets it; only what a person sets, or a new period, clears
-it.
+``is_over_limit`` is sticky: a capped charge or too much debt sets it; only a change by a person, or a new period,
+clears it.
 
-``uncovered`` stands beside the invariant: it was spent, and charged to no budget, because one of those that it drew on
-could not cover it. Every budget of the spend counts it, so that spent + debt + uncovered is what was really spent over
-a scope. Funding does not change it, nor does a new period: it stays until a person clears it.
+``uncovered`` is outside the invariant: it was spent but charged to no budget, because one of the budgets it drew on
+could not cover it. Every budget of the spend counts it, so that spent + debt + uncovered is the real spend over a
+scope. Neither funding nor a new period changes it: it stays until a person clears it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -40,16 +40,16 @@ class Budget:
     caps: str | None
     """The protocol's Caps as JSON text."""
     period: str
-    """``day``, ``week`` or ``month``; ``none`` where it never starts anew."""
+    """``day``, ``week`` or ``month``; ``none`` if it never resets."""
     time_zone: str
     """IANA name, for the period's boundaries."""
     period_end_ms: int | None
     counted_from_ms: int
-    """Since when ``spent`` counts: the boundary at which it last started anew, 0 where it never has."""
+    """Start of the count in ``spent``: the boundary of the last reset, 0 if it has never reset."""
     uncovered: int
-    """Spent over this scope and charged nowhere; not cleared by a person yet."""
+    """Amount spent over this scope, charged nowhere and not yet cleared by a person."""
     uncovered_cleared: int
-    """What people have cleared of it so far."""
+    """Amount of uncovered spend that people have cleared so far."""
 
     def __post_init__(self) -> None:
         self.is_over_limit = bool(self.is_over_limit)
@@ -85,7 +85,7 @@ class Budget:
         self._check()
 
     def overdraw(self, amount: int) -> None:
-        """Charge more than remains: what is there becomes spent, the rest debt."""
+        """Charge more than remains: the remaining amount becomes spent, the rest debt."""
         funded = max(self.remaining, 0)
         self.remaining -= amount
         self.spent += funded
@@ -93,14 +93,14 @@ class Budget:
         self._check()
 
     def allocate(self, amount: int) -> None:
-        """Set the allocation; remaining follows, and whether it is over its limit is judged anew."""
+        """Set the allocation; recompute remaining and whether the budget is over its limit."""
         self.remaining += amount - self.allocated
         self.allocated = amount
         self.is_over_limit = self.debt > self.overdraft_limit
         self._check()
 
     def fund(self, amount: int) -> None:
-        """Add to the allocation; a debt is repaid from it first, which keeps what it bought visible as spent."""
+        """Add to the allocation; it repays a debt first, so that the debt's purchases stay visible as spent."""
         repaid = min(self.debt, amount)
         self.allocated += amount
         self.remaining += amount
@@ -110,7 +110,7 @@ class Budget:
         self._check()
 
     def start_period(self, at_ms: int) -> None:
-        """Start anew: the allocation is there again, and repays a debt first, which keeps it visible as spent."""
+        """Reset for a new period: restore the allocation, which first repays any debt and keeps it visible as spent."""
         repaid = min(self.debt, self.allocated)
         self.spent, self.debt = repaid, self.debt - repaid
         self.remaining = self.allocated - self.spent - self.reserved - self.debt
@@ -119,16 +119,16 @@ class Budget:
         self._check()
 
     def note_uncovered(self, amount: int) -> None:
-        """Count what was spent and not charged; the count stops at what 64 bits hold."""
+        """Count spend that was not charged; the count saturates at 64 bits."""
         self.uncovered = min(self.uncovered + amount, MAX_AMOUNT - self.uncovered_cleared)
 
     def clear_uncovered(self) -> None:
-        """Note that a person has seen what was not covered; no money moves."""
+        """Record that a person has seen the uncovered spend; no money moves."""
         self.uncovered_cleared += self.uncovered
         self.uncovered = 0
 
     def limit_debt(self, overdraft_limit: int) -> None:
-        """Set the overdraft limit, and with it whether the debt is beyond it."""
+        """Set the overdraft limit, and recompute whether the debt exceeds it."""
         self.overdraft_limit = overdraft_limit
         self.is_over_limit = self.debt > overdraft_limit
 
@@ -139,17 +139,17 @@ class Budget:
         assert self.remaining == self.allocated - self.spent - self.reserved - self.debt, self
 
     def denial(self, code: str, message: str, suggested_fix: str) -> Refusal:
-        """Refuse for want of budget, saying which scope, what remains there and what would help."""
+        """Build a refusal for lack of budget, naming the scope, what remains there and what would help."""
         remaining = {"unit": self.unit, "amount": self.remaining}
         details = deny_detail(code, suggested_fix, blocked_by_scope=self.scope, budget_remaining=remaining)
         return Refusal(409, code, message, details)
 
     def show(self, amount: int) -> str:
-        """Show an amount of this budget's unit to people: ``$0.05`` or ``30 TOKENS``."""
+        """Return an amount of this budget's unit for people: ``$0.05`` or ``30 TOKENS``."""
         return str(Money.of(amount, self.unit))
 
     def wire(self) -> dict[str, Any]:
-        """Show this budget as the protocol's Balance; zero debt, no limit and no flag are left out."""
+        """Return this budget as the protocol's Balance; zero debt, no limit and no flag are left out."""
         balance: dict[str, Any] = {
             "scope": leaf(self.scope),
             "scope_path": self.scope,
@@ -168,7 +168,7 @@ class Budget:
 
 
 def uncovered_of(budgets: Iterable[Budget]) -> list[tuple[str, str, int]]:
-    """Return scope, unit and amount of what these budgets could not cover, and nobody has cleared yet."""
+    """Return scope, unit and amount of the uncovered spend of these budgets that has not been cleared yet."""
     return [(budget.scope, budget.unit, budget.uncovered) for budget in budgets if budget.uncovered]
 
 
@@ -187,7 +187,7 @@ def check_open(budget: Budget) -> None:
 
 
 def check_reservable(budget: Budget, amount: int) -> None:
-    """Refuse an estimate that this budget cannot hold; the order of checks is the protocol's.
+    """Refuse an estimate that this budget cannot reserve; the order of checks is the protocol's.
 
     Raises:
         Refusal: 409 BUDGET_FROZEN, BUDGET_CLOSED, OVERDRAFT_LIMIT_EXCEEDED, DEBT_OUTSTANDING or BUDGET_EXCEEDED.
@@ -236,18 +236,19 @@ def check_affordable(budget: Budget, excess: int) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Charge:
-    """What a charge beyond the reserved part came to."""
+    """The outcome of a charge beyond the reserved part."""
 
     charged: int
     debt: int
     uncovered: int = 0
-    """What no budget was charged, because one of them could not cover it."""
+    """Amount charged to no budget, because one of them could not cover it."""
 
 
 def charge_beyond(budgets: Sequence[Budget], excess: int, policy: OveragePolicy) -> Charge:
     """Charge ``excess`` on every budget by the overage policy (Cycles v0, COMMIT OVERAGE POLICIES).
 
-    For a commit the excess is what the actual exceeds the estimate by; for an event it is the whole amount.
+    For a commit, ``excess`` is the amount by which the actual exceeds the estimate; for an event it is the whole
+    amount.
 
     Raises:
         Refusal: 409 BUDGET_EXCEEDED (REJECT) or OVERDRAFT_LIMIT_EXCEEDED (ALLOW_WITH_OVERDRAFT); nothing was moved.
@@ -272,7 +273,7 @@ def _charge_what_is_there(budgets: Sequence[Budget], excess: int) -> tuple[int, 
     charged = min([excess, *(max(budget.remaining, 0) for budget in budgets)])
     for budget in budgets:
         budget.spend(charged)
-    # Only what was capped: nothing is owed where a charge of zero met a budget that was already negative.
+    # Only the capped part: a charge of zero on a budget that was already negative creates no debt.
     if charged < excess:
         for budget in short:
             budget.is_over_limit = True

@@ -1,6 +1,6 @@
-"""What an operator does to budgets: people set them, tools only draw on them.
+"""Operator changes to budgets: people set them, tools only draw on them.
 
-Each change is one operation of a transaction (``LedgerStore.run``), so it is whole or not there.
+Each change is one operation of a transaction (``LedgerStore.run``), so it is applied as a whole or not at all.
 """
 
 import json
@@ -17,7 +17,7 @@ from budget_tools.core.scopes import LEVEL_VALUE, LEVELS
 
 
 def root_scope(tenant: str) -> str:
-    """Give the scope that everything of a tenant draws on."""
+    """Return the scope that all spend of a tenant draws on."""
     return f"{LEVELS[0]}:{tenant.lower()}"
 
 
@@ -25,10 +25,10 @@ def parse_scope(text: str, tenant: str) -> tuple[str, str]:
     """Read a scope path such as ``tenant:local/agent:bot``; empty means the root of ``tenant``.
 
     Returns:
-        The path, and the tenant that it belongs to.
+        The path and its tenant.
 
     Raises:
-        InvalidArgumentError: not a path of the known levels in their order, below a tenant.
+        InvalidArgumentError: it is not a path of the known levels in their order, below a tenant.
     """
     if not text:
         return root_scope(tenant), tenant
@@ -62,10 +62,10 @@ def allocate_first(
     time_zone: str = "UTC",
     now_ms: int = 0,
 ) -> Budget | None:
-    """Give a tenant's root scope its first budget, which starts anew with every period.
+    """Create a tenant's first budget, at its root scope, which resets with every period.
 
     Returns:
-        The budget that was there before, which then stays as it is; else ``None``.
+        The budget that existed before, which then stays unchanged; else ``None``.
     """
     scope = root_scope(tenant)
     existing = _find(db, scope, unit)
@@ -76,10 +76,11 @@ def allocate_first(
 
 
 def allocate(db: apsw.Connection, *, scope: str, tenant: str, unit: str, amount: int) -> Budget:
-    """Set what is allocated to a scope, creating its budget where there is none.
+    """Set the allocation of a scope, creating its budget if it does not exist.
 
     Raises:
-        InvalidArgumentError: less than is already spent, held or owed, or it is closed; nothing was written.
+        InvalidArgumentError: the amount is less than is already spent, reserved or owed, or the budget is closed;
+            nothing was written.
     """
     if _find(db, scope, unit) is None:
         return _insert(db, scope, tenant, unit, amount)
@@ -95,10 +96,10 @@ def allocate(db: apsw.Connection, *, scope: str, tenant: str, unit: str, amount:
 
 
 def raise_to(db: apsw.Connection, *, scope: str, unit: str, amount: int) -> Budget:
-    """Raise what is allocated to this amount; a budget that is higher stays as it is.
+    """Raise the allocation to this amount; a budget that is higher stays unchanged.
 
     Raises:
-        InvalidArgumentError: there is no such budget, or it is closed; nothing was written.
+        InvalidArgumentError: the budget does not exist or is closed; nothing was written.
     """
     budget = _require(db, scope, unit)
     if amount > budget.allocated:
@@ -108,10 +109,10 @@ def raise_to(db: apsw.Connection, *, scope: str, unit: str, amount: int) -> Budg
 
 
 def fund(db: apsw.Connection, *, scope: str, unit: str, amount: int) -> Budget:
-    """Add to what is allocated; a debt is repaid from it first, and stays visible as spent.
+    """Add to the allocation; it repays a debt first, which stays visible as spent.
 
     Raises:
-        InvalidArgumentError: there is no such budget, it is closed, or it would leave the 64-bit range; nothing was
+        InvalidArgumentError: the budget does not exist, is closed, or would leave the 64-bit range; nothing was
             written.
     """
     budget = _require(db, scope, unit)
@@ -123,13 +124,13 @@ def fund(db: apsw.Connection, *, scope: str, unit: str, amount: int) -> Budget:
 
 
 def clear_uncovered(db: apsw.Connection, *, scope: str, unit: str) -> tuple[int, Budget]:
-    """Clear what a budget could not cover, because a person has seen it; no money moves.
+    """Clear the uncovered spend of a budget, because a person has seen it; no money moves.
 
     Returns:
-        How much that was, and the budget.
+        The amount cleared, and the budget.
 
     Raises:
-        InvalidArgumentError: there is no such budget; nothing was written.
+        InvalidArgumentError: the budget does not exist; nothing was written.
     """
     budget = _find(db, scope, unit)
     if budget is None:
@@ -141,10 +142,10 @@ def clear_uncovered(db: apsw.Connection, *, scope: str, unit: str) -> tuple[int,
 
 
 def set_period(db: apsw.Connection, *, scope: str, unit: str, period: str, time_zone: str, now_ms: int) -> Budget:
-    """Choose how often a budget starts anew, first at the end of the current calendar period; ``none`` is never.
+    """Set how often a budget resets, first at the end of the current calendar period; ``none`` is never.
 
     Raises:
-        InvalidArgumentError: there is no such budget, or it is closed; nothing was written.
+        InvalidArgumentError: the budget does not exist or is closed; nothing was written.
     """
     budget = _require(db, scope, unit)
     budget.period, budget.time_zone = period, time_zone
@@ -157,7 +158,7 @@ def limit_debt(db: apsw.Connection, *, scope: str, unit: str, overdraft_limit: i
     """Set how much a budget may owe; 0 forbids debt.
 
     Raises:
-        InvalidArgumentError: there is no such budget, or it is closed; nothing was written.
+        InvalidArgumentError: the budget does not exist or is closed; nothing was written.
     """
     budget = _require(db, scope, unit)
     budget.limit_debt(overdraft_limit)
@@ -167,10 +168,10 @@ def limit_debt(db: apsw.Connection, *, scope: str, unit: str, overdraft_limit: i
 
 
 def set_caps(db: apsw.Connection, *, scope: str, unit: str, caps: str | None) -> Budget:
-    """Set the caps that come with an ALLOW where this budget is the deepest (``parse_caps``), or none.
+    """Set or remove the caps sent with an ALLOW if this budget is the deepest (see ``parse_caps``).
 
     Raises:
-        InvalidArgumentError: there is no such budget, or it is closed; nothing was written.
+        InvalidArgumentError: the budget does not exist or is closed; nothing was written.
     """
     budget = _require(db, scope, unit)
     budget.caps = caps
@@ -179,10 +180,10 @@ def set_caps(db: apsw.Connection, *, scope: str, unit: str, caps: str | None) ->
 
 
 def parse_caps(text: str) -> str | None:
-    """Read the protocol's Caps from JSON; empty text, or an object that caps nothing, is no caps.
+    """Read the protocol's Caps from JSON; empty text, or an object that caps nothing, means no caps.
 
     Raises:
-        InvalidArgumentError: it is no such JSON.
+        InvalidArgumentError: the text is not such JSON.
     """
     if not text.strip():
         return None
@@ -200,10 +201,10 @@ def parse_caps(text: str) -> str | None:
 
 
 def set_status(db: apsw.Connection, *, scope: str, unit: str, status: str) -> Budget:
-    """Freeze (``FROZEN``), unfreeze (``ACTIVE``) or close (``CLOSED``) a budget; what is held can still be settled.
+    """Freeze (``FROZEN``), unfreeze (``ACTIVE``) or close (``CLOSED``) a budget; its reservations can still be settled.
 
     Raises:
-        InvalidArgumentError: there is no such budget, or it is closed; nothing was written.
+        InvalidArgumentError: the budget does not exist or is closed; nothing was written.
     """
     budget = _require(db, scope, unit)
     budget.status = status
@@ -215,7 +216,7 @@ def set_status(db: apsw.Connection, *, scope: str, unit: str, status: str) -> Bu
 
 
 def all_budgets(db: apsw.Connection, tenant: str = "") -> list[Budget]:
-    """Give every budget of the ledger, or of one tenant, by scope and unit."""
+    """Return every budget of the ledger, or of one tenant, by scope and unit."""
     found = db.execute(
         f"SELECT {balance.COLUMNS} FROM budgets WHERE ?1 IN ('', tenant) ORDER BY scope, unit",  # noqa: S608 - constants
         (tenant,),

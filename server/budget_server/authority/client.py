@@ -3,7 +3,7 @@
 Upper layers, and the client library's own stream reservations, heartbeat, retries and journal, cannot tell it from an
 HTTP client: the same methods, the same ``CyclesResponse`` objects, errors included.
 
-Cancelling a call never leaves it in doubt (``storage/asynchronous.py``); a reservation that nobody will hear of is
+A cancelled call never leaves its outcome in doubt (``database/asynchronous.py``); a reservation whose answer is lost is
 withdrawn.
 """
 
@@ -42,11 +42,11 @@ Body = BaseModel | dict[str, Any]
 
 
 class EmbeddedCyclesClient(AsyncCyclesClient):
-    """Speaks for one tenant to the ledger of this machine.
+    """A client of one tenant to the ledger of this machine.
 
     Args:
         writer: the ledger's thread; closed with this client.
-        config: what the client library reads: subject defaults, journal directory, time-outs.
+        config: the client library's configuration: subject defaults, journal directory, time-outs.
     """
 
     def __init__(self, writer: Writer[Ledger], config: CyclesConfig) -> None:
@@ -58,7 +58,7 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
         self._owner = ""
 
     async def create_reservation(self, request: Body) -> CyclesResponse:
-        """Reserve (Cycles v0, createReservation); a call that is cancelled leaves nothing held."""
+        """Reserve (Cycles v0, createReservation); a cancelled call leaves nothing reserved."""
         return await self._apply(
             ReserveRequest,
             request,
@@ -112,19 +112,19 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
         )
 
     async def create_event(self, request: Body) -> CyclesResponse:
-        """Book an event (Cycles v0, createEvent)."""
+        """Record an event (Cycles v0, createEvent)."""
         return await self._apply(
             EventRequest, request, lambda ledger, parsed: ledger.event(self._spender(parsed), parsed)
         )
 
     async def get_reservation(self, reservation_id: str) -> CyclesResponse:
-        """Show a reservation (Cycles v0, getReservation), and beside it whose it is."""
+        """Return a reservation (Cycles v0, getReservation) together with its owner."""
         return await self._answer(
             lambda ledger: ledger.get(self._holder(ledger, reservation_id), reservation_id, shows_owner=True)
         )
 
     async def list_reservations(self, **query_params: str) -> CyclesResponse:
-        """List reservations (Cycles v0, listReservations), and beside each whose it is."""
+        """List reservations (Cycles v0, listReservations), each with its owner."""
         return await self._answer(
             lambda ledger: listing.list_reservations(
                 ledger.db, self._reader(query_params), query_params, shows_owner=True
@@ -133,27 +133,27 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
         )
 
     async def get_balances(self, **query_params: str) -> CyclesResponse:
-        """Show balances (Cycles v0, getBalances).
+        """Return balances (Cycles v0, getBalances).
 
         Raises:
-            ValueError: no subject filter was given, as the HTTP client has it.
+            ValueError: no subject filter was given, as in the HTTP client.
         """
         if not any(query_params.get(level) for level in LEVELS):
             raise ValueError(f"at least one of {', '.join(LEVELS)} is required")
         return await self._answer(lambda ledger: listing.balances(ledger.db, self._reader(query_params), query_params))
 
     def for_tenant(self, tenant: str) -> "EmbeddedCyclesClient":
-        """Give a client of another tenant, over the same ledger; it is closed with this one."""
+        """Return a client of another tenant, over the same ledger; it is closed with this one."""
         return self._copy(EmbeddedCyclesClient, tenant)
 
     def for_all_tenants(self) -> "EmbeddedCyclesClient":
-        """Give a client of every tenant, for what this process does on its own account; it is closed with this one."""
+        """Return a client of every tenant, for this process's own operations; it is closed with this one."""
         return self._copy(_HouseClient, self._tenant)
 
     def owned_by(self, delegation_id: str) -> "EmbeddedCyclesClient":
-        """Return this client as a delegation speaks through it; it is closed with this one.
+        """Return a client that acts for a delegation; it is closed with this one.
 
-        What it reserves belongs to the delegation, and of owned reservations it settles that delegation's alone.
+        Its reservations belong to the delegation, and of owned reservations it settles only that delegation's.
         """
         other = copy.copy(self)
         other._owner = f"{DELEGATION_OWNER}{delegation_id}"  # noqa: SLF001 - a copy of this very object
@@ -178,7 +178,7 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
         return self._owner
 
     async def aclose(self) -> None:
-        """Finish what was handed over and close the ledger."""
+        """Finish the operations already handed over, and close the ledger."""
         await self.ledger.aclose()
 
     async def _apply(
@@ -217,9 +217,9 @@ class EmbeddedCyclesClient(AsyncCyclesClient):
 
 
 class _HouseClient(EmbeddedCyclesClient):
-    """Acts for whichever tenant a subject names, or a reservation belongs to, and as its owner.
+    """A client that acts for the tenant that a subject names, or that owns a reservation, and as its owner.
 
-    The journal repeats commits of any delegation through it; a delegation itself speaks through ``owned_by``.
+    The journal repeats commits of any delegation through it; a delegation itself uses ``owned_by``.
     """
 
     def _spender(self, request: ReserveRequest | DecideRequest | EventRequest) -> str:

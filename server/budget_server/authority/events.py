@@ -1,4 +1,4 @@
-"""Booking spend that had no reservation, or whose reservation cannot be committed any more (Cycles v0, createEvent)."""
+"""Spend without a reservation, or with one that can no longer be committed (Cycles v0, createEvent)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from budget_tools.core.ids import time_ordered_id
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Booked:
-    """What an event came to."""
+    """The outcome of an event."""
 
     event_id: str
     charged: int

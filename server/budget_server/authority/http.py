@@ -1,11 +1,11 @@
-"""The ledger over HTTP: the Cycles runtime API, for Cycles clients in whatever language.
+"""The ledger over HTTP: the Cycles runtime API, for Cycles clients in any language.
 
-Each request is one transaction: its key is looked up in it, so that a revoked key is refused from that moment on,
-whichever process revoked it. The order of checks is the reference server's: key, body, header against body, and then
-the ledger's own. Both faces of the ledger, this one and ``client.py``, call the same operations.
+Each request is one transaction, which also looks up the request's key: a revoked key is refused from that moment on, in
+every process. The order of checks is the reference server's: key, body, header against body, and then the ledger's own.
+Both interfaces of the ledger, this one and ``client.py``, call the same operations.
 
 Errors carry ``trace_id``, as the protocol asks of servers (Cycles v0, CORRELATION AND TRACING). The Python client
-``runcycles``, up to 0.5.3, cannot read ``details`` beside it; whoever uses that reads ``response.body``.
+``runcycles``, up to 0.5.3, cannot read ``details`` beside it; its users read ``response.body``.
 """
 
 import json
@@ -44,10 +44,10 @@ from budget_tools.core.ids import time_ordered_id
 
 RequestT = TypeVar("RequestT", bound=Request)
 Operation = Callable[[Ledger, str], Answer]
-"""Acts for a tenant."""
+"""An operation on the ledger for a tenant."""
 
 MAX_BODY_BYTES = 1 << 20
-"""Longest body that is read: many times what the protocol's own limits add up to, metadata aside."""
+"""Longest body that is read: many times the sum of the protocol's own limits, metadata aside."""
 
 MAX_ID_CHARACTERS = 128
 """Longest reservation id in a path (Cycles v0, parameter ReservationId)."""
@@ -85,33 +85,33 @@ def create_app(ledger: AsyncFile[Ledger]) -> Starlette:
         exception_handlers={HTTPException: _no_such_route, Exception: _own_fault},
         lifespan=lifespan,
     )
-    # A redirect would be the one answer that carries neither ids nor an ErrorResponse.
+    # A redirect would be the only answer that carries neither ids nor an ErrorResponse.
     app.router.redirect_slashes = False
     return app
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Correlation:
-    """What ties an answer to its request and to the operation that it is part of."""
+    """The ids that relate an answer to its request and to the operation it is part of."""
 
     request_id: str = field(default_factory=time_ordered_id)
     trace_id: str
 
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> "_Correlation":
-        """Take the caller's trace where it is well-formed, and otherwise begin one; never refuse for it."""
+        """Read the caller's trace if it is well-formed, else start a new one; this never refuses a request."""
         parent = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
         given = _TRACE_ID.fullmatch(headers.get("x-cycles-trace-id", ""))
         return cls(trace_id=parent[1] if parent else given[0] if given else secrets.token_hex(16))
 
     def success(self, tenant: str, answer: Answer) -> Response:
-        """Give an operation's answer."""
+        """Build the response of an operation's answer."""
         return self._response(answer.status, answer.body, tenant)
 
     def error(
         self, status: int, code: str, message: str, details: Mapping[str, Any] | None = None, *, tenant: str = ""
     ) -> Response:
-        """Give the protocol's ErrorResponse."""
+        """Build the protocol's ErrorResponse."""
         ids = {"request_id": self.request_id, "trace_id": self.trace_id}
         body: dict[str, Any] = {"error": code, "message": message, **ids}
         if details:
@@ -126,7 +126,7 @@ class _Correlation:
 
 
 class _Api:
-    """Turns HTTP requests into operations of the ledger, and what came of them into responses."""
+    """The conversion of HTTP requests into operations of the ledger, and of their results into responses."""
 
     def __init__(self, ledger: AsyncFile[Ledger]) -> None:
         self._ledger = ledger
@@ -139,7 +139,7 @@ class _Api:
                 reservation_id = _reservation_id(request)
                 body = _parsed(request, model, await _read_body(request))
             except ClientDisconnect:
-                return Response(status_code=400)  # nobody is there to read it
+                return Response(status_code=400)  # the client has disconnected
             except Refusal as refusal:
                 return await self._respond(request, _refusing(refusal))
             return await self._respond(request, lambda ledger, tenant: act(ledger, tenant, reservation_id, body))
@@ -159,7 +159,7 @@ class _Api:
         return Route(path, endpoint, methods=["GET"])
 
     async def health(self, request: HttpRequest) -> Response:
-        """Say whether the ledger answers; tells nothing of what is in it, and asks for no key."""
+        """Report whether the ledger answers, without a key and without revealing anything in it."""
         correlation = _Correlation.of(request.headers)
         try:
             await self._ledger.run(lambda ledger: ledger.now_ms)
@@ -210,7 +210,7 @@ def _query(request: HttpRequest) -> dict[str, str]:
 
 
 def _refusing(refusal: Refusal) -> Operation:
-    """Refuse once the key is known to be good: who has none learns nothing about the body."""
+    """Build an operation that refuses after the key was checked: callers without a key learn nothing about the body."""
 
     def operation(_: Ledger, __: str) -> Answer:
         raise refusal
@@ -226,7 +226,7 @@ def _reservation_id(request: HttpRequest) -> str:
 
 
 async def _read_body(request: HttpRequest) -> bytes:
-    """Read a body; of one that is too long the rest is thrown away, so that the answer gets through.
+    """Read a body; the rest of a body that is too long is discarded, so that the answer gets through.
 
     Raises:
         Refusal: 413.
@@ -243,7 +243,7 @@ async def _read_body(request: HttpRequest) -> bytes:
 
 
 def _parsed(request: HttpRequest, model: type[RequestT], body: bytes) -> RequestT:
-    """Read a body.
+    """Parse a body.
 
     Raises:
         Refusal: 400; nothing was written.
@@ -265,7 +265,7 @@ def _parsed(request: HttpRequest, model: type[RequestT], body: bytes) -> Request
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        # Readers differ on which of two amounts counts.
+        # Parsers differ on which of two duplicate amounts counts.
         raise ValueError("a member is there twice")
     return members
 

@@ -1,6 +1,6 @@
-"""API keys of the HTTP face: a person creates them on the command line, each bound to a tenant.
+"""API keys of the HTTP interface: a person creates them on the command line, each bound to a tenant.
 
-A secret is shown once and kept nowhere: the ledger holds its SHA-256. A slow hash would add nothing, because a secret
+A secret is shown once and never stored: the ledger holds its SHA-256. A slow hash would add nothing, because a secret
 is 192 random bits and not a person's password.
 """
 
@@ -37,7 +37,7 @@ _COLUMNS = ", ".join(ApiKey._fields)
 def create(
     db: apsw.Connection, *, tenant: str, name: str, now_ms: int, expires_at_ms: int | None
 ) -> tuple[ApiKey, str]:
-    """Create a key and give it with its secret, which is not kept."""
+    """Create a key and return it with its secret, which is not stored."""
     secret = SECRET_PREFIX + secrets.token_urlsafe(24)
     key = ApiKey(time_ordered_id(), tenant, name, secret[:_SHOWN_CHARACTERS], now_ms, expires_at_ms, None)
     rows.insert(db, "api_keys", **key._asdict(), secret_sha256=_sha256(secret))
@@ -45,15 +45,15 @@ def create(
 
 
 def all_keys(db: apsw.Connection) -> list[ApiKey]:
-    """Give every key, oldest first."""
+    """Return every key, oldest first."""
     return [ApiKey(*row) for row in db.execute(f"SELECT {_COLUMNS} FROM api_keys ORDER BY created_at_ms, key_id")]  # noqa: S608 - constants
 
 
 def revoke(db: apsw.Connection, key_id: str, now_ms: int) -> ApiKey:
-    """Revoke a key for good, named by its id or by how its secret starts.
+    """Revoke a key permanently, named by its id or by the start of its secret.
 
     Raises:
-        InvalidArgumentError: there is none of that name, or more than one; nothing was written.
+        InvalidArgumentError: no key or more than one has that name; nothing was written.
     """
     found = [key for key in all_keys(db) if key_id in (key.key_id, key.prefix)]
     if len(found) != 1:
@@ -65,10 +65,10 @@ def revoke(db: apsw.Connection, key_id: str, now_ms: int) -> ApiKey:
 
 
 def tenant_of(db: apsw.Connection, secret: str, now_ms: int) -> str:
-    """Give the tenant that a secret speaks for.
+    """Return the tenant of a secret.
 
     Raises:
-        Refusal: 401 UNAUTHORIZED, naming the reason as the reference server does.
+        Refusal: 401 UNAUTHORIZED, with the reason that the reference server gives.
     """
     if not secret:
         raise _unauthorized("Missing API key: send it as X-Cycles-API-Key")

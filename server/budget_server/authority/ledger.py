@@ -2,31 +2,31 @@
 
 Theory of operation
 -------------------
-A *budget* holds money for one (scope path, unit). A *reservation* moves an estimate from ``remaining`` to
-``reserved`` on every budget that its subject's scopes have, and later leaves ACTIVE exactly once:
+A *budget* holds money for one (scope path, unit). A *reservation* moves an estimate from ``remaining`` to ``reserved``
+on every budget that its subject's scopes have, and later leaves ACTIVE exactly once:
 
     ACTIVE --commit--> COMMITTED     the estimate becomes ``spent`` as far as it was used; the rest goes back
     ACTIVE --release-> RELEASED      all of it goes back
     ACTIVE --expiry--> EXPIRED       all of it goes back (``on_expiry = release``, the protocol's rule)
     ACTIVE --expiry--> COMMITTED     all of it becomes ``spent`` (``on_expiry = charge``, ours: see below)
 
-A reservation may have an *owner*, a delegation whose spend it holds. It alone commits, releases and extends it,
-whatever face, token or process asks otherwise; only callers within this process can name an owner.
+A reservation may have an *owner*, a delegation whose spend it holds. Only the owner commits, releases and extends it,
+on every interface, with every token and in every process; only callers within this process can name an owner.
 
 An *event* debits without a reservation. Every first answer is stored under its idempotency key in the same transaction
 and replayed verbatim.
 
-*Time*: expiry and the ends of budget periods are exact without a daemon. ``begin`` makes good what is due before any
-operation of the transaction can be misled (``timekeeping.py``).
+*Time*: expiry and the ends of budget periods are exact without a daemon. ``begin`` settles everything due before the
+first operation of the transaction reads it (``timekeeping.py``).
 
-*on_expiry = charge* is for work whose cost is real whether or not its process lives to say so, such as a model request
-that has left. The holder asks for it with ``metadata: {"on_expiry": "charge"}`` on reserve or extend; a real Cycles
-server keeps that metadata and expires as usual. The charge is provisional: the first commit that still arrives
+*on_expiry = charge* is for work whose cost is real even if its process dies before reporting it, such as a model
+request that has left. The holder asks for it with ``metadata: {"on_expiry": "charge"}`` on reserve or extend; a real
+Cycles server keeps that metadata and expires as usual. The charge is provisional: the first commit that arrives later
 replaces it.
 
 Invariants, asserted at every move: every budget adds up (``balance.py``, and again the table's own CHECK); a
-reservation is settled once, and its estimate leaves ``reserved`` where it entered it (``settlement.py``). ``audit.py``
-proves all of them over a whole file.
+reservation is settled once, and its estimate leaves ``reserved`` on the same budgets it entered (``settlement.py``).
+``audit.py`` proves all of them over a whole file.
 
 The caller owns the transaction (``store.py``): ``begin`` once, then each operation inside a savepoint, so that a
 ``Refusal`` undoes all of its own operation and nothing else.
@@ -62,11 +62,11 @@ from budget_server.authority.timekeeping import Timekeeper
 from budget_tools.core.ids import time_ordered_id
 
 ON_EXPIRY = "on_expiry"
-"""Metadata key by which a holder chooses what expiry does: ``"release"`` (the default) or ``"charge"``."""
+"""Metadata key by which a holder chooses the effect of expiry: ``"release"`` (the default) or ``"charge"``."""
 
 
 class Ledger:
-    """The operations of Cycles v0 over an open connection; knows no thread, no lock, no network."""
+    """The operations of Cycles v0 over an open connection, independent of threads, locks and the network."""
 
     def __init__(self, db: apsw.Connection) -> None:
         self._db = db
@@ -74,7 +74,7 @@ class Ledger:
 
     @property
     def db(self) -> apsw.Connection:
-        """The connection, inside whose transaction the read side and the operator's changes run too."""
+        """The connection, in whose transaction the read side and the operator's changes run too."""
         return self._db
 
     @property
@@ -85,7 +85,7 @@ class Ledger:
     # -- the transaction's frame ------------------------------------------------------------------------------------
 
     def begin(self, wall_ms: int) -> bool:
-        """Set the time of this transaction and settle what was due before it; returns whether anything was."""
+        """Set the time of this transaction and settle what was due before it; return whether anything was."""
         return self._time.begin(wall_ms)
 
     def remember_time(self) -> None:
@@ -95,15 +95,15 @@ class Ledger:
     # -- operations -------------------------------------------------------------------------------------------------
 
     def reserve(self, tenant: str, request: ReserveRequest, *, owner: str = "") -> Answer:
-        """Hold the estimate on every budget of the subject's scopes, or with ``dry_run`` say whether it would be held.
+        """Reserve the estimate on every budget of the subject's scopes, or with ``dry_run`` only check whether it fits.
 
         Args:
-            tenant: who asks.
-            request: what is asked.
-            owner: who alone settles and extends it afterwards; empty leaves that to anybody of the tenant.
+            tenant: the calling tenant.
+            request: the reservation requested.
+            owner: the only one who settles and extends it afterwards; if empty, any caller of the tenant may.
 
         Raises:
-            Refusal: 400, 403, 404 or 409 as Cycles v0 has it; nothing was written.
+            Refusal: 400, 403, 404 or 409 as Cycles v0 defines it; nothing was written.
         """
         _own_tenant(tenant, request.subject)
 
@@ -163,9 +163,9 @@ class Ledger:
         )
 
     def withdraw(self, tenant: str, request: ReserveRequest, answer: Answer) -> None:
-        """Undo a reserve whose answer reached nobody, as though it had never come: its key is judged afresh.
+        """Undo a reserve whose answer was never received, as if the request had never arrived: its key is judged again.
 
-        A replay is left alone: somebody else holds that reservation.
+        A replayed answer is left alone: another caller holds that reservation.
         """
         if answer.is_replay or request.dry_run:
             return
@@ -186,7 +186,7 @@ class Ledger:
         return Answer(200, body, uncovered=uncovered_of(admission.budgets))
 
     def decide(self, tenant: str, request: DecideRequest) -> Answer:
-        """Say whether a reserve would be allowed now; holds nothing."""
+        """Return whether a reserve would be allowed now; this holds nothing."""
         _own_tenant(tenant, request.subject)
 
         def act() -> Answer:
@@ -199,7 +199,7 @@ class Ledger:
         return self._once(tenant, "decide", "", request, act)
 
     def refusal(self, tenant: str, request: DecideRequest) -> Refusal | None:
-        """Say what a reserve would be refused for now, under no key; ``None`` where it would be allowed."""
+        """Return the refusal that a reserve would get now, under no key; ``None`` if it would be allowed."""
         try:
             admit(self._db, self._time, tenant, request)
         except Refusal as refusal:
@@ -207,13 +207,13 @@ class Ledger:
         return None
 
     def commit(self, tenant: str, reservation_id: str, request: CommitRequest, *, speaker: str = "") -> Answer:
-        """Settle a reservation with what was used; what was not used goes back.
+        """Settle a reservation with the amount used; the unused part goes back.
 
         Args:
-            tenant: who asks.
-            reservation_id: what is settled.
-            request: what was used.
-            speaker: the owner on whose behalf it is asked, if any.
+            tenant: the calling tenant.
+            reservation_id: the reservation to settle.
+            request: the amount used.
+            speaker: the owner on whose behalf the call is made, if any.
 
         Raises:
             Refusal: 400, 403, 404, 409 or 410; nothing was written.
@@ -240,7 +240,7 @@ class Ledger:
         return Answer(200, body, uncovered=uncovered_of(committed.budgets))
 
     def release(self, tenant: str, reservation_id: str, request: ReleaseRequest, *, speaker: str = "") -> Answer:
-        """Give all of a reservation back; ``speaker`` as in ``commit``.
+        """Release the whole of a reservation; ``speaker`` as in ``commit``.
 
         Raises:
             Refusal: 403, 404, 409 or 410; nothing was written.
@@ -258,7 +258,7 @@ class Ledger:
         return self._once(tenant, "release", reservation_id, request, act)
 
     def extend(self, tenant: str, reservation_id: str, request: ExtendRequest, *, speaker: str = "") -> Answer:
-        """Move a reservation's expiry on, counted from the old one; allowed until it expires, without grace.
+        """Extend a reservation's expiry, counted from the old one; allowed until it expires, without grace.
 
         ``speaker`` as in ``commit``.
 
@@ -300,7 +300,7 @@ class Ledger:
         return self._once(tenant, "extend", reservation_id, request, act)
 
     def event(self, tenant: str, request: EventRequest) -> Answer:
-        """Book spend that had no reservation.
+        """Record spend that had no reservation.
 
         Raises:
             Refusal: 400, 403, 404 or 409; nothing was written.
@@ -319,7 +319,7 @@ class Ledger:
         return Answer(201, body, uncovered=uncovered_of(booked.budgets))
 
     def get(self, tenant: str, reservation_id: str, *, shows_owner: bool = False) -> Answer:
-        """Show one reservation, with its owner only to callers within this process.
+        """Return one reservation, with its owner only to callers within this process.
 
         Raises:
             Refusal: 403, 404, or 410 once it has expired.
@@ -331,7 +331,7 @@ class Ledger:
         return Answer(200, reservation.wire(row, include=include))
 
     def tenant_of(self, reservation_id: str) -> str:
-        """Say whose reservation it is; empty where there is none."""
+        """Return the tenant of a reservation; empty if it does not exist."""
         row = rows.find_reservation(self._db, reservation_id)
         return "" if row is None else row.tenant
 
@@ -360,10 +360,10 @@ class Ledger:
         return row
 
     def _once(self, tenant: str, endpoint: str, resource: str, request: Request, act: Callable[[], Answer]) -> Answer:
-        """Act on the first use of a key; afterwards replay the first answer (Cycles v0, IDEMPOTENCY).
+        """Run an operation on the first use of a key; afterwards replay the first answer (Cycles v0, IDEMPOTENCY).
 
         Raises:
-            Refusal: 409 IDEMPOTENCY_MISMATCH where the key came with another payload; nothing was written.
+            Refusal: 409 IDEMPOTENCY_MISMATCH if the key came with another payload; nothing was written.
         """
         slot = Slot(self._db, tenant, endpoint, resource, request)
         first = slot.first_answer()
@@ -372,7 +372,7 @@ class Ledger:
             slot.keep(answer, self.now_ms)
             return answer
         if "remaining_ttl_ms" in first.body:
-            # The one field that a replay computes anew.
+            # The only field that a replay computes again.
             row = self._load(tenant, resource or first.body["reservation_id"])
             left_ms = first.body["expires_at_ms"] - self.now_ms
             first.body["remaining_ttl_ms"] = max(0, left_ms) if row.state == "ACTIVE" else 0
@@ -389,6 +389,6 @@ def _own_tenant(tenant: str, subject: Subject) -> None:
 
 
 def _on_expiry(metadata: Mapping[str, Any] | None) -> str | None:
-    """Read the holder's choice; metadata is the client's own (Cycles v0), so another value there is none of ours."""
+    """Read the holder's choice; metadata belongs to the client (Cycles v0), so any other value is ignored."""
     choice = (metadata or {}).get(ON_EXPIRY)
     return choice if choice in ("release", "charge") else None

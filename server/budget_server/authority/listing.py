@@ -47,7 +47,7 @@ def list_reservations(
     Owners are shown only to callers within this process: the protocol's Reservation has no such field.
 
     Raises:
-        Refusal: 400 for a filter, sort, limit or cursor that cannot be; 403 for another tenant.
+        Refusal: 400 for an invalid filter, sort, limit or cursor; 403 for another tenant.
     """
     _check_text(query)
     conditions, values = _reservation_filter(query)
@@ -58,7 +58,7 @@ def list_reservations(
     if query.get("cursor"):
         last_value, last_id = _read_cursor(query["cursor"], fingerprint)
         beyond = "<" if descending else ">"
-        # Not as one OR: an index can begin at the first condition.
+        # Not as one OR: this way an index can start at the first condition.
         conditions += [f"{column} {beyond}= ?", f"({column} {beyond} ? OR reservation_id > ?)"]
         values += [last_value, last_value, last_id]
     _own_tenant(tenant, query)
@@ -85,7 +85,7 @@ def list_reservations(
 
 
 def _reservation_filter(query: Mapping[str, str]) -> tuple[list[str], list[str | int]]:
-    """Turn the filters of a query into SQL conditions and their values."""
+    """Convert the filters of a query into SQL conditions and their values."""
     conditions: list[str] = []
     values: list[str | int] = []
     if "idempotency_key" in query:
@@ -94,7 +94,7 @@ def _reservation_filter(query: Mapping[str, str]) -> tuple[list[str], list[str |
         conditions.append("idempotency_key = ?")
         values.append(query["idempotency_key"])
     if "status" in query:
-        # Written out: an index of one state serves no parameter that might be another.
+        # Written as literals: SQLite does not use a partial index of one state for a parameter that may be another.
         conditions.append(f"state = '{_one_of('status', query['status'], _STATES)}'")
     for level in LEVELS[1:]:
         if level in query:
@@ -105,7 +105,7 @@ def _reservation_filter(query: Mapping[str, str]) -> tuple[list[str], list[str |
 
 
 def _index_choice(query: Mapping[str, str], column: str) -> tuple[str, str]:
-    """Write the tenant and the order so that SQLite takes the index that fits: a unary + keeps it from another."""
+    """Return the tenant column and the order for SQLite to use the right index: a unary + excludes an index."""
     if "idempotency_key" in query:
         return "tenant", f"+{column}"  # by tenant and key; the order is of one row
     if query.get("status") == "ACTIVE" or column != "created_at_ms":
@@ -114,10 +114,10 @@ def _index_choice(query: Mapping[str, str], column: str) -> tuple[str, str]:
 
 
 def balances(db: apsw.Connection, tenant: str, query: Mapping[str, str]) -> Answer:
-    """Show a page of the tenant's budgets whose paths contain all the given segments, in all units, by scope and unit.
+    """List a page of the tenant's budgets whose paths contain all the given segments, in all units, by scope and unit.
 
     Raises:
-        Refusal: 400 without any subject filter, or for a limit or cursor that cannot be; 403 for another tenant.
+        Refusal: 400 without any subject filter, or for an invalid limit or cursor; 403 for another tenant.
     """
     _check_text(query)
     wanted = [(level, query[level]) for level in LEVELS if level in query]
@@ -209,7 +209,7 @@ def _limit(query: Mapping[str, str]) -> int:
 
 
 def _fingerprint(*query: object) -> str:
-    """Tell queries apart, so that a cursor of one is not taken for a cursor of another."""
+    """Return a hash of a query, so that a cursor of another query is refused."""
     return hashlib.sha256(json.dumps(query).encode()).hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
-"""Calendar periods of a budget: where one ends, in its owner's own time zone, and what its end leaves behind.
+"""Calendar periods of a budget: their boundaries in its owner's time zone, and the figures that an ended one leaves.
 
-A budget with a period starts anew at each boundary: nothing is spent, what is held stays held, and a debt is repaid
-from the new allocation first. The figures of the period that ended are kept in ``ended_periods``.
+A budget with a period resets at each boundary: nothing is spent, reserved amounts stay reserved, and the new allocation
+repays a debt first. The figures of the period that ended are kept in ``ended_periods``.
 """
 
 from datetime import UTC, date, datetime, time, timedelta
@@ -21,9 +21,9 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 def period_end_ms(period: str, time_zone: str, at_ms: int) -> int | None:
-    """Give the first moment after the period that ``at_ms`` lies in: a midnight of the zone, in epoch milliseconds.
+    """Return the first moment after the period that contains ``at_ms``: a midnight of the zone, in epoch milliseconds.
 
-    Weeks start on Mondays. Where clocks skip midnight, the day starts at the moment they are set.
+    Weeks start on Mondays. If clocks skip midnight, the day starts at the moment they are set.
 
     Args:
         period: one of ``PERIODS``; ``"none"`` never ends.
@@ -48,13 +48,13 @@ def _first_day_after(period: str, today: date) -> date:
 
 
 def next_end_ms(db: apsw.Connection, now_ms: int) -> int | None:
-    """Give the earliest boundary that has passed and is not yet heeded."""
+    """Return the earliest boundary that has passed and is not yet processed."""
     row = db.execute("SELECT min(period_end_ms) FROM budgets WHERE period_end_ms <= ?", (now_ms,)).fetchone()
     return None if row is None else row[0]
 
 
 def end_periods(db: apsw.Connection, end_ms: int) -> None:
-    """Start every budget anew whose period ends at this boundary."""
+    """Reset every budget whose period ends at this boundary."""
     for budget in rows.find_budgets_ending(db, end_ms):
         if budget.spent or budget.debt:
             rows.insert(
@@ -75,7 +75,7 @@ def end_periods(db: apsw.Connection, end_ms: int) -> None:
 
 
 def correct_spent(db: apsw.Connection, budget: Budget, at_ms: int, by: int) -> None:
-    """Correct what was spent in a period that has ended: a provisional charge in it turned out to be another."""
+    """Correct the spend of a period that has ended: a provisional charge in it was replaced by a different amount."""
     db.execute(
         "UPDATE ended_periods SET spent = spent + ? WHERE scope = ? AND unit = ? AND start_ms <= ? AND ? < end_ms",
         (by, budget.scope, budget.unit, at_ms, at_ms),

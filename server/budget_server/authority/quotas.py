@@ -1,8 +1,8 @@
-"""Call quotas: how often an action kind may be reserved below a scope, per run, minute or day.
+"""Call quotas: limits on how often an action kind may be reserved below a scope, per run, minute or day.
 
-There are none unless a person sets one. They follow the announced v0.1.26 of the protocol: counted at reserve, in the
-reserve's own transaction; minutes and days are calendar ones in UTC; a run is what ``subject.dimensions.run_id`` names,
-and its count falls again when a reservation is released or expires without a charge.
+None exist unless a person sets one. They follow the announced v0.1.26 of the protocol: counted at reserve, in the
+reserve's own transaction; minutes and days are calendar ones in UTC; ``subject.dimensions.run_id`` names the run, and
+its count falls again when a reservation is released or expires without a charge.
 """
 
 import json
@@ -24,7 +24,7 @@ MAX_CALLS = 100_000
 """Largest quota, as announced for v0.1.26."""
 
 _WINDOW_MS = {"minute": 60_000, "day": 86_400_000}
-_RUN_KEPT_MS = 30 * 86_400_000  # a run that nobody has counted for a month is over
+_RUN_KEPT_MS = 30 * 86_400_000  # a run without a call for a month is over
 
 
 class Quota(NamedTuple):
@@ -40,7 +40,7 @@ _SELECT = "SELECT scope, action_kind, window, max_calls FROM quotas"
 
 
 class Bucket(NamedTuple):
-    """Where a call of a quota is counted."""
+    """The window in which a call of a quota is counted."""
 
     scope: str
     action_kind: str
@@ -52,10 +52,10 @@ class Bucket(NamedTuple):
 def admit(
     db: apsw.Connection, tenant: str, scopes: Sequence[str], action: Action, subject: Subject, now_ms: int
 ) -> list[Bucket]:
-    """Check a call against every quota of its kind, root to leaf, and give the buckets that it would count in.
+    """Check a call against every quota of its kind, root to leaf, and return the buckets that would count it.
 
     Raises:
-        Refusal: 409 ACTION_QUOTA_EXCEEDED; 400 where a quota per run meets a subject that names none.
+        Refusal: 409 ACTION_QUOTA_EXCEEDED; 400 if a quota is per run and the subject names no run.
     """
     found = db.execute(f"{_SELECT} WHERE tenant = ? AND action_kind = ?", (tenant, action.kind))
     of_kind = sorted((Quota(*row) for row in found), key=lambda quota: len(quota.scope))
@@ -70,7 +70,7 @@ def admit(
 
 
 def count(db: apsw.Connection, buckets: Sequence[Bucket], now_ms: int) -> None:
-    """Count a call that was admitted."""
+    """Count an admitted call."""
     for bucket in buckets:
         db.execute(
             "INSERT INTO quota_counts (scope, action_kind, window, bucket, calls, counted_at_ms)"
@@ -78,7 +78,7 @@ def count(db: apsw.Connection, buckets: Sequence[Bucket], now_ms: int) -> None:
             " ON CONFLICT DO UPDATE SET calls = calls + 1, counted_at_ms = excluded.counted_at_ms",
             (*bucket, now_ms),
         )
-        if _calls(db, bucket) == 1:  # a new bucket: the moment to forget old ones of its quota
+        if _calls(db, bucket) == 1:  # a new bucket: the time to delete old ones of its quota
             kept_ms = _WINDOW_MS.get(bucket.window, _RUN_KEPT_MS)
             db.execute(
                 "DELETE FROM quota_counts WHERE scope = ? AND action_kind = ? AND window = ? AND counted_at_ms < ?",
@@ -87,7 +87,7 @@ def count(db: apsw.Connection, buckets: Sequence[Bucket], now_ms: int) -> None:
 
 
 def uncount(db: apsw.Connection, row: Reservation, windows: Collection[str]) -> None:
-    """Take a reservation's call back from the buckets of these windows, where they are still kept."""
+    """Remove a reservation's call from the buckets of these windows that still exist."""
     if row.quotas is None:
         return
     for bucket in (Bucket(*each) for each in json.loads(row.quotas)):
@@ -100,17 +100,17 @@ def uncount(db: apsw.Connection, row: Reservation, windows: Collection[str]) -> 
 
 
 def counted_in(buckets: Sequence[Bucket]) -> str | None:
-    """Write down, for the reservation's row, where its call was counted."""
+    """Return the JSON, for the reservation's row, of the buckets that counted its call."""
     return json_text(buckets) if buckets else None
 
 
 def all_quotas(db: apsw.Connection) -> list[Quota]:
-    """Give every quota of the ledger, by scope."""
+    """Return every quota of the ledger, by scope."""
     return [Quota(*row) for row in db.execute(f"{_SELECT} ORDER BY scope, action_kind, window")]
 
 
 def set_quota(db: apsw.Connection, tenant: str, quota: Quota) -> None:
-    """Set a quota; what was counted so far counts."""
+    """Set a quota; calls counted so far still count."""
     db.execute(
         "INSERT INTO quotas (tenant, scope, action_kind, window, max_calls) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT DO UPDATE SET max_calls = excluded.max_calls",
@@ -122,7 +122,7 @@ def remove_quota(db: apsw.Connection, tenant: str, *, scope: str, action_kind: s
     """Remove a quota and its counts.
 
     Raises:
-        InvalidArgumentError: there is none; nothing was written.
+        InvalidArgumentError: the quota does not exist; nothing was written.
     """
     place = (scope, action_kind, window)
     db.execute("DELETE FROM quotas WHERE tenant = ? AND scope = ? AND action_kind = ? AND window = ?", (tenant, *place))

@@ -13,12 +13,12 @@ from budget_tools.mcp_tools.toolkit import Shortfall, Want
 
 
 class RootBudget:
-    """What everything of a tenant draws on; budgets below it were made narrower on purpose, and stay.
+    """The root budget of a tenant; budgets below it were made narrower on purpose, and stay unchanged.
 
     Args:
-        ledger: where it is.
-        tenant: whose.
-        most_microcents: most that it may be raised to.
+        ledger: the ledger that holds it.
+        tenant: the tenant it belongs to.
+        most_microcents: the highest amount it may be raised to.
     """
 
     def __init__(self, ledger: AsyncFile[Ledger], tenant: str, most_microcents: int) -> None:
@@ -28,7 +28,7 @@ class RootBudget:
         self._scope = budgets.root_scope(tenant)
 
     async def shortfall(self, spender: Subject, want: Want, idempotency_key: str = "") -> Shortfall | None:
-        """Say how much too small it is; ``None`` where raising it would not help, or not do."""
+        """Return how far it falls short; ``None`` if raising it would not help, or not suffice."""
         asked = {
             "idempotency_key": idempotency_key or time_ordered_id(),
             "subject": spender.wire(),
@@ -38,7 +38,7 @@ class RootBudget:
         try:
             request = parse(DecideRequest, asked)
         except Refusal:
-            return None  # the reservation itself will say what is wrong
+            return None  # the reservation itself will report the fault
         return await self._ledger.run(lambda ledger: self._shortfall(ledger, request, want.microcents))
 
     def _shortfall(self, ledger: Ledger, request: DecideRequest, amount: int) -> Shortfall | None:
@@ -64,10 +64,10 @@ class RootBudget:
         )
 
     async def raise_to(self, allocated_microcents: int) -> None:
-        """Raise it to this amount, at most to what it may be; one that is higher stays as it is.
+        """Raise it to this amount, up to the highest allowed; a budget that is higher stays unchanged.
 
         Raises:
-            InvalidArgumentError: it is closed, or gone; nothing was changed.
+            InvalidArgumentError: it is closed or no longer exists; nothing was changed.
         """
         amount = min(allocated_microcents, self.most_microcents)
         await self._ledger.run(

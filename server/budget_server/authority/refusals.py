@@ -1,4 +1,4 @@
-"""How an operation says no: a protocol error that changed nothing."""
+"""The refusal of an operation: a protocol error that changed nothing."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ class Refusal(Exception):  # noqa: N818 - the protocol's word; most refusals are
         status: the HTTP status.
         code: the protocol's ErrorCode.
         message: one sentence.
-        details: what a client may act on; denials carry ``deny_detail``.
+        details: data that a client may act on; denials carry ``deny_detail``.
     """
 
     def __init__(self, status: int, code: str, message: str, details: Mapping[str, Any] | None = None) -> None:
@@ -25,7 +25,7 @@ class Refusal(Exception):  # noqa: N818 - the protocol's word; most refusals are
 
 
 def deny_detail(reason_code: str, suggested_fix: str, **where: object) -> dict[str, Any]:
-    """Build the ``details`` that every 409 carries: what says no, and what would help.
+    """Build the ``details`` that every 409 carries: what refused, and what would help.
 
     The shape is the one announced for v0.1.26 of the protocol; v0.1.25 leaves ``details`` open.
     """

@@ -21,13 +21,13 @@ _WRITE_SECONDS = 5.0
 
 
 class RemoteCyclesClient(AsyncCyclesClient):
-    """The client library's own, for ids that a model may have made up and servers that say more than it knows.
+    """The client library's own client, safe for ids that a model made up and for answers with unknown fields.
 
-    The library puts an id into a path as it is: one such as ``../budgets`` or ``ID/release?`` would have this server's
-    key ask for something else.
+    The library puts an id into a path unchanged: an id such as ``../budgets`` or ``ID/release?`` would make this
+    server's key request something else.
 
     Raises:
-        ConfigurationError: a variable that says which way requests take cannot be used.
+        ConfigurationError: a proxy or certificate variable cannot be used.
     """
 
     def __init__(self, config: CyclesConfig) -> None:
@@ -43,7 +43,7 @@ class RemoteCyclesClient(AsyncCyclesClient):
         )
 
     async def create_reservation(self, request: Body) -> CyclesResponse:
-        """Reserve (Cycles v0, createReservation); what is held under an answer that cannot be read is given back."""
+        """Reserve (Cycles v0, createReservation); a reservation whose answer cannot be read is released."""
         response = await super().create_reservation(request)
         reservation_id = response.get_body_attribute("reservation_id") if isinstance(response.body, dict) else None
         answer = read("reserve", response, holds=not _field(request, "dry_run"))
@@ -68,11 +68,11 @@ class RemoteCyclesClient(AsyncCyclesClient):
         return read("decide", await super().decide(request))
 
     async def create_event(self, request: Body) -> CyclesResponse:
-        """Book an event (Cycles v0, createEvent)."""
+        """Record an event (Cycles v0, createEvent)."""
         return read("event", await super().create_event(request))
 
     async def get_reservation(self, reservation_id: str) -> CyclesResponse:
-        """Show a reservation (Cycles v0, getReservation)."""
+        """Return a reservation (Cycles v0, getReservation)."""
         return read("show", await super().get_reservation(_segment(reservation_id)))
 
     async def list_reservations(self, **query_params: str) -> CyclesResponse:
@@ -80,13 +80,13 @@ class RemoteCyclesClient(AsyncCyclesClient):
         return read("list", await super().list_reservations(**query_params))
 
     async def get_balances(self, **query_params: str) -> CyclesResponse:
-        """Show balances (Cycles v0, getBalances)."""
+        """Return balances (Cycles v0, getBalances)."""
         return read("balances", await super().get_balances(**query_params))
 
     async def _post(self, path: str, body: Body) -> CyclesResponse:
         key = _field(body, "idempotency_key")
         if isinstance(key, str) and not can_travel(key):
-            # The library sends it as a header too. Refused for good: to send it again would change nothing.
+            # The library sends it as a header too. Refused permanently: sending it again would change nothing.
             said = "idempotency_key has characters that cannot travel in a header"
             return CyclesResponse.http_error(
                 400, said, {"error": "INVALID_REQUEST", "message": said, "request_id": "none"}
@@ -107,6 +107,6 @@ def _field(body: Body, name: str) -> object:
 
 
 def _segment(text: str) -> str:
-    """Write a text as one segment of a path (RFC 3986, section 3.3), whatever is in it; dots alone mean another one."""
+    """Return any text as one segment of a path (RFC 3986, section 3.3); dots alone would mean another segment."""
     quoted = quote(text, safe="", errors="replace")
     return quoted.replace(".", "%2E") if quoted in (".", "..") else quoted

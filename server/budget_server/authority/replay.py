@@ -1,4 +1,4 @@
-"""First answers, stored under their idempotency keys in the transaction that earned them, and replayed verbatim."""
+"""First answers, stored under their idempotency keys in the transaction that produced them, and replayed verbatim."""
 
 import json
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ class Answer:
     status: int
     body: dict[str, Any]
     is_replay: bool = False
-    """Whether it was given before, to whoever used the key first."""
+    """Whether it was given before, to the first use of the key."""
     uncovered: Sequence[tuple[str, str, int]] = ()
-    """Scope, unit and amount of what its budgets could not cover; the protocol's Balance has no field for it."""
+    """Scope, unit and amount of uncovered spend; the protocol's Balance has no field for it."""
 
 
 class Slot:
     """The place of one (tenant, endpoint, resource, key); ``resource`` is the reservation of an id route, else empty.
 
-    Only successes are kept: after a refusal the same key is judged afresh.
+    Only successes are stored: after a refusal the same key is judged again.
     """
 
     def __init__(self, db: apsw.Connection, tenant: str, endpoint: str, resource: str, request: Request) -> None:
@@ -35,7 +35,7 @@ class Slot:
         self._payload_sha256 = request.payload_sha256
 
     def first_answer(self) -> Answer | None:
-        """Look the first answer up.
+        """Return the stored first answer, if any.
 
         Raises:
             Refusal: 409 IDEMPOTENCY_MISMATCH: the key came with another payload.
@@ -58,7 +58,7 @@ class Slot:
         return Answer(status, json.loads(body), is_replay=True)
 
     def forget(self) -> None:
-        """Judge the key afresh when it comes again."""
+        """Delete the first answer, so that the key is judged again."""
         self._db.execute(
             "DELETE FROM idempotency WHERE tenant = ? AND endpoint = ? AND resource = ? AND idempotency_key = ?",
             self._place,
@@ -75,7 +75,7 @@ class Slot:
 
 
 def is_answered(db: apsw.Connection, tenant: str, endpoint: str, idempotency_key: str) -> bool:
-    """Say whether a request that names no reservation was answered under this key."""
+    """Return whether a request that names no reservation was answered under this key."""
     found = db.execute(
         "SELECT 1 FROM idempotency WHERE tenant = ? AND endpoint = ? AND resource = '' AND idempotency_key = ?",
         (tenant, endpoint, idempotency_key),

@@ -1,7 +1,7 @@
-"""What the protocol's operations accept: strict models, checked before any transaction opens.
+"""Strict models of what the protocol's operations accept, checked before any transaction opens.
 
-Stricter than the reference server, which reads ``"5"`` and ``5.7`` as 5: here an integer is an integer, and an unknown
-field is refused by name (Cycles v0, additionalProperties: false).
+They are stricter than the reference server, which reads ``"5"`` and ``5.7`` as 5: here an integer is an integer, and an
+unknown field is refused by name (Cycles v0, additionalProperties: false).
 """
 
 import hashlib
@@ -22,7 +22,7 @@ MAX_KEY_CHARACTERS = 256
 Unit = Literal["USD_MICROCENTS", "TOKENS", "CREDITS", "RISK_POINTS"]
 OveragePolicy = Literal["REJECT", "ALLOW_IF_AVAILABLE", "ALLOW_WITH_OVERDRAFT"]
 
-# Built when it is first used: a start should not wait for what most conversations never send.
+# Built on first use: a start should not wait for models that most conversations never need.
 _Wire = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
@@ -52,7 +52,7 @@ class Amount(BaseModel):
 
 
 class Caps(BaseModel):
-    """What a budget asks of whoever draws on it, beside the amount."""
+    """The limits that a budget sets for its callers, besides the amount."""
 
     model_config = _Wire
     max_tokens: Count | None = None
@@ -63,7 +63,7 @@ class Caps(BaseModel):
 
 
 class Subject(BaseModel):
-    """Who spends: at least one of the six levels; dimensions are kept but move no budget."""
+    """The spender: at least one of the six levels; dimensions are stored but move no budget."""
 
     model_config = _Wire
     tenant: Level | None = None
@@ -81,12 +81,12 @@ class Subject(BaseModel):
         return self
 
     def scopes(self) -> tuple[str, ...]:
-        """Derive the paths that this subject draws on, root to leaf."""
+        """Return the paths that this subject draws on, root to leaf."""
         return derive_scopes(vars(self))
 
 
 class Action(BaseModel):
-    """What is about to be done, for reports and policies."""
+    """The action about to be done, for reports and policies."""
 
     model_config = _Wire
     kind: Annotated[str, Field(max_length=64), AfterValidator(_not_blank)]
@@ -95,7 +95,7 @@ class Action(BaseModel):
 
 
 class Metrics(BaseModel):
-    """What the work took, as the client measured it."""
+    """The resources that the work took, as the client measured them."""
 
     model_config = _Wire
     tokens_input: Count | None = None
@@ -106,7 +106,7 @@ class Metrics(BaseModel):
 
 
 class Request(BaseModel):
-    """What every operation that changes something has in common."""
+    """The fields common to every operation that changes something."""
 
     model_config = _Wire
     idempotency_key: Key
@@ -114,7 +114,7 @@ class Request(BaseModel):
 
     @property
     def payload_sha256(self) -> bytes:
-        """What tells a repeated request from another one under the same key: the hash of its canonical JSON.
+        """The hash of the canonical JSON, which distinguishes a repeated request from another one under the same key.
 
         The protocol's defaults are filled in, so that neither the order of keys nor an explicit default makes a
         difference (Cycles v0, IDEMPOTENCY).
@@ -122,7 +122,7 @@ class Request(BaseModel):
         return self._payload_sha256
 
     def note_payload(self, canonical: bytes) -> None:
-        """Note the text that this was read from."""
+        """Store the canonical text that this was read from."""
         self._payload_sha256 = hashlib.sha256(canonical).digest()
 
 
@@ -138,7 +138,7 @@ class DecideRequest(_Intent):
 
 
 class ReserveRequest(_Intent):
-    """POST /v1/reservations: hold the estimate, or with ``dry_run`` only ask."""
+    """POST /v1/reservations: reserve the estimate, or with ``dry_run`` only ask."""
 
     ttl_ms: Annotated[int, Field(ge=1_000, le=86_400_000)] | None = None
     grace_period_ms: Annotated[int, Field(ge=0, le=60_000)] = DEFAULT_GRACE_MS
@@ -147,7 +147,7 @@ class ReserveRequest(_Intent):
 
 
 class CommitRequest(Request):
-    """POST /v1/reservations/{id}/commit: settle with what was used."""
+    """POST /v1/reservations/{id}/commit: settle with the amount used."""
 
     actual: Amount
     metrics: Metrics | None = None
@@ -161,14 +161,14 @@ class ReleaseRequest(Request):
 
 
 class ExtendRequest(Request):
-    """POST /v1/reservations/{id}/extend: move the expiry on, counted from the old one."""
+    """POST /v1/reservations/{id}/extend: extend the expiry, counted from the old one."""
 
     extend_by_ms: Annotated[int, Field(ge=1, le=86_400_000)]
     metadata: dict[str, Any] | None = None
 
 
 class EventRequest(Request):
-    """POST /v1/events: book spend that had no reservation."""
+    """POST /v1/events: record spend that had no reservation."""
 
     subject: Subject
     action: Action
@@ -183,7 +183,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def parse(model: type[ModelT], body: object) -> ModelT:
-    """Check a body: decoded JSON, or a model of the client library's.
+    """Check and parse a body: decoded JSON, or a model of the client library.
 
     Raises:
         Refusal: 400 INVALID_REQUEST naming the first wrong field; nothing was written.
@@ -193,8 +193,8 @@ def parse(model: type[ModelT], body: object) -> ModelT:
         _refuse_null(wire)
         if model is ReserveRequest and isinstance(wire, dict):
             wire = {"grace_period_ms": DEFAULT_GRACE_MS, "dry_run": False, **wire}
-        # Through JSON text even within one process: what could not travel over HTTP (a lone surrogate, NaN, a Python
-        # object) is refused here, so that all that is stored can be hashed, written and shown again.
+        # Through JSON text even within one process: values that could not travel over HTTP (a lone surrogate, NaN, a
+        # Python object) are refused here, so that everything stored can be hashed, written and shown again.
         canonical = _CANONICAL.encode(wire).encode()
         parsed = model.model_validate_json(canonical)
         if isinstance(parsed, Request):
@@ -210,14 +210,14 @@ def parse(model: type[ModelT], body: object) -> ModelT:
     return parsed
 
 
-# The one JSON text that equal values share, whatever the order of their keys.
+# The one JSON text of equal values, independent of the order of their keys.
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 _PARTS = ("subject", "action", "estimate", "actual", "metrics")
-"""Members that are objects of known fields; what clients attach (metadata, dimensions, custom) is another matter."""
+"""Members that are objects of known fields, unlike what clients attach (metadata, dimensions, custom)."""
 
 
 def _refuse_null(wire: object, within: str = "") -> None:
-    """Refuse null for a known field: the protocol's fields are there or not there (Cycles v0, components.schemas)."""
+    """Refuse null for a known field: the protocol's fields are present or absent (Cycles v0, components.schemas)."""
     if not isinstance(wire, dict):
         return
     for name, value in wire.items():
@@ -228,20 +228,20 @@ def _refuse_null(wire: object, within: str = "") -> None:
 
 
 def plain(model: BaseModel) -> dict[str, Any]:
-    """Give a model's JSON object, without what was left out."""
+    """Return a model's JSON object, without unset fields."""
     return model.model_dump(exclude_none=True)
 
 
 def model_text(model: BaseModel | None) -> str | None:
-    """Write a model's compact JSON, without what was left out; nothing for nothing."""
+    """Return a model's compact JSON, without unset fields; ``None`` for ``None``."""
     return None if model is None else model.model_dump_json(exclude_none=True)
 
 
 def json_text(value: object) -> str:
-    """Write compact JSON."""
+    """Return compact JSON."""
     return to_json(value).decode()
 
 
 def json_text_or_null(value: Mapping[str, Any] | None) -> str | None:
-    """Write compact JSON, or nothing for nothing."""
+    """Return compact JSON, or ``None`` for ``None``."""
     return None if value is None else json_text(value)

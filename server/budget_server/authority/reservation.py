@@ -1,4 +1,4 @@
-"""One reservation: its row, its life and how the protocol shows it."""
+"""One reservation: its row, its life cycle and its form in the protocol."""
 
 import json
 from collections.abc import Container
@@ -34,9 +34,9 @@ class Reservation(NamedTuple):
     finalized_at_ms: int | None
     committed_metadata: str | None
     quotas: str | None
-    """The quota buckets that its call was counted in, as JSON."""
+    """The quota buckets that counted its call, as JSON."""
     owner: str
-    """Who alone settles and extends it (``delegation:ID``); empty if anybody of its tenant may."""
+    """The only one who settles and extends it (``delegation:ID``); empty if any caller of its tenant may."""
 
     @property
     def expired_at_ms(self) -> int:
@@ -45,7 +45,7 @@ class Reservation(NamedTuple):
 
     @property
     def is_provisional(self) -> bool:
-        """Whether expiry charged it for want of knowledge; whoever knows better may still commit."""
+        """Whether expiry charged it without knowing the actual; a later commit may still replace the charge."""
         return self.state == "COMMITTED" and self.settled_by == "expiry"
 
 
@@ -53,7 +53,7 @@ COLUMNS = ", ".join(Reservation._fields)
 
 
 def refuse_settled(row: Reservation) -> None:
-    """Refuse to settle or extend what has left ACTIVE.
+    """Check that a reservation to be settled or extended is still ACTIVE.
 
     Raises:
         Refusal: 410 RESERVATION_EXPIRED or 409 RESERVATION_FINALIZED.
@@ -70,14 +70,14 @@ def refuse_settled(row: Reservation) -> None:
 
 
 DELEGATION_OWNER = "delegation:"
-"""How the owner of a delegation's reservations begins; its id follows."""
+"""Prefix of the owner of a delegation's reservations; the delegation's id follows."""
 
 
 def refuse_others(row: Reservation, speaker: str) -> None:
-    """Refuse to settle or extend what belongs to somebody else.
+    """Refuse to settle or extend a reservation of another owner.
 
-    The code is one that no client repeats a call for: with 401 or 403, the client library would wait for better
-    credentials and send it again.
+    Clients do not repeat a call for this code: with 401 or 403, the client library would wait for better credentials
+    and send it again.
 
     Raises:
         Refusal: 409 FORBIDDEN.
@@ -94,19 +94,19 @@ def refuse_others(row: Reservation, speaker: str) -> None:
 
 
 def expired(reservation_id: str) -> Refusal:
-    """Say that the lease and its grace have passed."""
+    """Build the refusal for a reservation whose lease and grace have passed."""
     return Refusal(410, "RESERVATION_EXPIRED", f"Reservation {reservation_id} has expired.")
 
 
 OPTIONAL_FIELDS = frozenset({"metadata", "committed_metadata"})
-"""What a list shows only where its ``include`` asks for it, and the single view always."""
+"""Fields that a list shows only if its ``include`` asks for them, and the single view always."""
 
 OWNER_FIELD = "owner"
-"""Shown within this process alone: the protocol's Reservation has no such field."""
+"""Shown within this process only: the protocol's Reservation has no such field."""
 
 
 def wire(row: Reservation, *, include: Container[str]) -> dict[str, Any]:
-    """Show a reservation as the protocol does, with those of the optional fields that are to be included."""
+    """Return a reservation in the protocol's form, with the optional fields in ``include``."""
     body: dict[str, Any] = {
         "reservation_id": row.reservation_id,
         "status": row.state,

@@ -13,7 +13,7 @@ from budget_server.authority.reservation import Reservation
 
 
 def find_budgets(db: apsw.Connection, scopes: Sequence[str], unit: str) -> list[Budget]:
-    """Load the budgets that the scopes have in a unit, in the scopes' order; scopes without one are skipped."""
+    """Load the budgets of the scopes in a unit, in the scopes' order; scopes without one are skipped."""
     found = {row[0]: row for row in db.execute(_select_budgets(len(scopes)), (unit, *scopes))}
     return [Budget(*found[scope]) for scope in scopes if scope in found]
 
@@ -25,10 +25,10 @@ def _select_budgets(number: int) -> str:
 
 
 def require_budget(db: apsw.Connection, budgets: Sequence[Budget], scopes: Sequence[str], unit: str) -> None:
-    """Refuse to move anything where none of the scopes has a budget in the unit.
+    """Refuse a move if none of the scopes has a budget in the unit.
 
     Raises:
-        Refusal: 400 UNIT_MISMATCH where one has a budget in another unit, else 404 NOT_FOUND.
+        Refusal: 400 UNIT_MISMATCH if one has a budget in another unit, else 404 NOT_FOUND.
     """
     if budgets:
         return
@@ -42,7 +42,7 @@ def require_budget(db: apsw.Connection, budgets: Sequence[Budget], scopes: Seque
 
 
 def save_budget(db: apsw.Connection, budget: Budget) -> None:
-    """Write a budget back after its moves; the table's own CHECK asserts the invariant once more."""
+    """Write a budget back after its moves; the table's own CHECK asserts the invariant again."""
     db.execute(
         "UPDATE budgets SET"
         " allocated = ?, remaining = ?, reserved = ?, spent = ?, debt = ?, is_over_limit = ?, status = ?,"
@@ -64,7 +64,7 @@ def save_budget(db: apsw.Connection, budget: Budget) -> None:
 
 
 def save_terms(db: apsw.Connection, budget: Budget) -> None:
-    """Write back what a person sets and a boundary moves, beside the amounts."""
+    """Write back the terms of a budget that a person sets or a boundary moves, besides the amounts."""
     db.execute(
         "UPDATE budgets SET overdraft_limit = ?, caps = ?, period = ?, time_zone = ?, period_end_ms = ?,"
         " counted_from_ms = ? WHERE scope = ? AND unit = ?",
@@ -91,8 +91,8 @@ def find_budgets_ending(db: apsw.Connection, end_ms: int) -> list[Budget]:
 
 
 def find_reservation(db: apsw.Connection, reservation_id: str) -> Reservation | None:
-    """Load a reservation, whoever's it is."""
-    if not reservation_id.isascii():  # as all of ours are; SQLite takes no lone surrogate
+    """Load a reservation of any tenant."""
+    if not reservation_id.isascii():  # all our ids are ASCII; SQLite does not accept a lone surrogate
         return None
     row = db.execute(
         f"SELECT {reservation.COLUMNS} FROM reservations WHERE reservation_id = ?",  # noqa: S608 - constants
@@ -102,7 +102,7 @@ def find_reservation(db: apsw.Connection, reservation_id: str) -> Reservation | 
 
 
 def insert(db: apsw.Connection, table: str, **columns: "apsw.SQLiteValue") -> None:
-    """Insert a row; table and columns are named by our own code alone."""
+    """Insert a row; only our own code names table and columns."""
     db.execute(_insert_statement(table, tuple(columns)), tuple(columns.values()))
 
 

@@ -1,7 +1,7 @@
-"""The ledger file's tables, and the migrations that lead to them.
+"""The ledger file's tables, and the migrations that create them.
 
 Migrations are functions appended to ``MIGRATIONS`` and never edited once released; ``PRAGMA user_version`` counts them.
-Every table is STRICT: a plain SQLite column would turn an integer past 64 bits into a float without a word.
+Every table is STRICT: a plain SQLite column would silently turn an integer past 64 bits into a float.
 """
 
 import apsw
@@ -9,7 +9,7 @@ import apsw
 from budget_server.database.schema import FileKind, Migration
 
 APPLICATION_ID = 0x43594C31
-"""``CYL1`` in the SQLite header, so that a foreign database is not taken for a ledger."""
+"""``CYL1`` in the SQLite header, so that a foreign database is not mistaken for a ledger."""
 
 
 def _m001_ledger(db: apsw.Connection) -> None:
@@ -209,6 +209,7 @@ LEDGER_KIND = FileKind(
     contents="budgets",
     application_id=APPLICATION_ID,
     migrations=MIGRATIONS,
-    # Every protocol operation moves one or the other; what is due is made good again from the clock alone.
+    # Every protocol operation changes one or the other; lost settlements of due items are repeated from the clock
+    # alone.
     high_water="SELECT now_ms, (SELECT coalesce(max(rowid), 0) FROM idempotency) FROM clock",
 )

@@ -1,6 +1,6 @@
-"""How a reservation leaves ACTIVE: committed, given back or expired, once.
+"""The ways a reservation leaves ACTIVE, exactly once: commit, release or expiry.
 
-Every way out moves the whole estimate out of ``reserved`` on exactly the budgets that held it, in the same transaction
+Each of them moves the whole estimate out of ``reserved`` on exactly the budgets that held it, in the same transaction
 that changes the reservation's state. By induction the estimates of the ACTIVE reservations over a budget always add up
 to its ``reserved``; the ``check`` command adds them up from the start.
 """
@@ -20,17 +20,17 @@ from budget_server.authority.reservation import Reservation
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Committed:
-    """What a commit came to."""
+    """The outcome of a commit."""
 
     charged: int
     budgets: Sequence[Budget]
 
 
 def commit(db: apsw.Connection, row: Reservation, request: CommitRequest, now_ms: int) -> Committed:
-    """Charge what was used and give the rest back; an overage goes by the reservation's policy.
+    """Charge the amount used and give the rest back; an overage follows the reservation's policy.
 
-    A charge that expiry made for want of knowledge is replaced. Where it lies in a period that has ended, that period
-    is corrected, and only what exceeds it is charged now.
+    A provisional charge made by expiry is replaced. If it lies in a period that has ended, that period is corrected,
+    and only the amount beyond it is charged now.
 
     Raises:
         Refusal: 409, by the overage policy; the caller's savepoint undoes what was moved.
@@ -40,7 +40,7 @@ def commit(db: apsw.Connection, row: Reservation, request: CommitRequest, now_ms
     used = min(actual, estimate)
     if actual > estimate and row.overage_policy == "REJECT":
         raise _rejected(row, actual, budgets)
-    # Where a period has ended since a provisional charge, there is nothing of it left to move.
+    # If a period has ended since a provisional charge, nothing of the charge is left to move.
     current = [each for each in budgets if not row.is_provisional or each.counted_from_ms <= row.expired_at_ms]
     if row.is_provisional:
         for budget in current:
@@ -72,12 +72,12 @@ def commit(db: apsw.Connection, row: Reservation, request: CommitRequest, now_ms
 
 
 def release(db: apsw.Connection, row: Reservation, now_ms: int) -> list[Budget]:
-    """Give all of it back because its holder says so."""
+    """Release the whole reservation at its holder's request."""
     return _give_back(db, row, state="RELEASED", settled_by="client", finalized_at_ms=now_ms)
 
 
 def expire(db: apsw.Connection, row: Reservation) -> None:
-    """Settle what nobody settled in time, as its ``on_expiry`` says, at the moment when its time ran out."""
+    """Settle a reservation that was not settled in time, as its ``on_expiry`` says, at the moment its time ran out."""
     if row.on_expiry == "release":
         _give_back(db, row, state="EXPIRED", settled_by="expiry")
         return
@@ -97,7 +97,7 @@ def expire(db: apsw.Connection, row: Reservation) -> None:
 
 
 def withdraw(db: apsw.Connection, row: Reservation) -> None:
-    """Undo a reservation that nobody heard of, as though it had never been."""
+    """Undo a reservation whose answer was never received, as if it had never been made."""
     for budget in rows.find_budgets(db, json.loads(row.budgeted_scopes), row.unit):
         budget.give_back(row.estimate)
         rows.save_budget(db, budget)
@@ -107,7 +107,7 @@ def withdraw(db: apsw.Connection, row: Reservation) -> None:
 
 
 def _rejected(row: Reservation, actual: int, budgets: Sequence[Budget]) -> Refusal:
-    """Refuse an overage whatever remains: REJECT holds a commit to its estimate (Cycles v0, CommitOveragePolicy)."""
+    """Build the refusal of an overage: REJECT limits a commit to its estimate (Cycles v0, CommitOveragePolicy)."""
     deepest = budgets[-1]
     held, used = deepest.show(row.estimate), deepest.show(actual)
     message = f"Reservation {row.reservation_id} holds {held}, and its overage policy REJECT allows no {used}."

@@ -1,4 +1,4 @@
-"""The ledger file of one process: the ledger's operations over a durable file (``storage/file.py``)."""
+"""The ledger file of one process: the ledger's operations over a durable file (``database/file.py``)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +12,12 @@ class LedgerStore(DurableFile[Ledger]):
     """An open ledger file.
 
     Args:
-        path: the file; it and its directory are made, readable by their owner alone, where they are absent.
-        clock: gives the time in milliseconds since the epoch.
+        path: the file; it and its directory are created, readable by their owner alone, if they are absent.
+        clock: returns the time in milliseconds since the epoch.
         lock_deadline_seconds: longest wait for other processes.
 
     Raises:
-        ConfigurationError: the place cannot be written, or the file is not a ledger this version knows.
+        ConfigurationError: the path cannot be written, or the file is not a ledger that this version knows.
         LedgerUnavailableError: another process held the ledger past the deadline.
     """
 

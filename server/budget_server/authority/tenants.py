@@ -20,7 +20,7 @@ class Tenant(NamedTuple):
     max_extensions: int = 10
 
     def refuse_closed(self) -> None:
-        """Refuse every change once the tenant is closed; reads go on.
+        """Refuse every change once the tenant is closed; reads are still allowed.
 
         Raises:
             Refusal: 409 TENANT_CLOSED.
@@ -40,6 +40,6 @@ _COLUMNS = ", ".join(Tenant._fields)
 
 
 def load(db: apsw.Connection, tenant: str) -> Tenant:
-    """Read a tenant's row, or give the defaults."""
+    """Read a tenant's row, or return the defaults."""
     row = db.execute(f"SELECT {_COLUMNS} FROM tenants WHERE tenant = ?", (tenant,)).fetchone()  # noqa: S608 - constants
     return Tenant(*row) if row is not None else Tenant(tenant)

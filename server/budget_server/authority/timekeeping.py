@@ -1,8 +1,8 @@
-"""What the passing of time does to a ledger: leases expire and periods end, each exactly once, without a daemon.
+"""Effects of time on a ledger: leases expire and periods end, each exactly once, without a daemon.
 
-Time is the wall clock, held back from ever running backwards within one file. Whatever transaction comes first after a
-moment makes good what was due at it, before any of its own operations can be misled: in the order of time, so that a
-lease that ran out yesterday is charged to yesterday's period, however late somebody looks.
+Time is the wall clock, kept from ever running backwards within one file. The first transaction after a moment settles
+everything due at that moment before its own operations read it, in the order of time: a lease that ran out yesterday is
+charged to yesterday's period, however late the next transaction comes.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ class Timekeeper:
         self.now_ms = 0
 
     def begin(self, wall_ms: int) -> bool:
-        """Set the time of this transaction and make good what was due before it; returns whether anything was."""
+        """Set the time of this transaction and settle what was due before it; return whether anything was."""
         at_least_ms = max(wall_ms, self.now_ms)
         row = self._db.execute(
             "SELECT now_ms, EXISTS (SELECT 1 FROM reservations"
@@ -46,11 +46,11 @@ class Timekeeper:
         self._db.execute("UPDATE clock SET now_ms = ? WHERE now_ms < ?", (self.now_ms, self.now_ms))
 
     def sweep(self) -> bool:
-        """Settle reservations whose lease and grace have run out; returns whether it settled any."""
+        """Settle reservations whose lease and grace have run out; return whether it settled any."""
         return self._sweep(self.now_ms)
 
     def sweep_all(self) -> None:
-        """Settle all that is due, however much: a charge must not be capped for want of what nobody holds."""
+        """Settle everything due, without a limit: a charge must not be capped because of expired reservations."""
         while self.sweep():
             pass
 
@@ -65,7 +65,7 @@ class Timekeeper:
         return bool(due)
 
     def _end_periods(self) -> None:
-        """Pass every boundary that is due, each after what expired before it: that belongs to the ended period."""
+        """Process every boundary that is due, each after the expiries before it: those belong to the ended period."""
         while (end_ms := periods.next_end_ms(self._db, self.now_ms)) is not None:
             while self._sweep(end_ms - 1):
                 pass

@@ -25,7 +25,7 @@ COMMANDS = {
     "token": "token",
     "authority": "authority",
 }
-"""Every command, in the order of ``--help``, and the module that has it: as its ``app``, or as a function."""
+"""Every command, in the order of ``--help``, and its module, which has it as its ``app`` or as a function."""
 
 
 class CommandGroup(TyperGroup):
@@ -33,7 +33,7 @@ class CommandGroup(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:  # noqa: ANN401 - whatever Typer hands over
         super().__init__(**attributes)
-        # The names alone, for suggestions; `get_command` is what finds a command.
+        # The names alone, for suggestions; `get_command` finds the command itself.
         self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401, ARG002 - Typer's own copy of click
@@ -61,7 +61,7 @@ app = typer.Typer(
 
 def _show_version(value: bool) -> None:
     if value:
-        from importlib.metadata import version  # here: it brings the standard library's mail parser
+        from importlib.metadata import version  # here: it imports the standard library's mail parser
 
         typer.echo(f"cycles-budget-mcp {version('cycles-budget-mcp')}")
         raise typer.Exit

@@ -1,4 +1,4 @@
-"""The commands of the HTTP face: ``cycles-budget-mcp authority`` serves it, ``authority key …`` says who may use it."""
+"""The commands of the HTTP interface: ``cycles-budget-mcp authority`` serves it, ``authority key …`` has its keys."""
 
 import gc
 import socket
@@ -16,10 +16,10 @@ from budget_tools.core.errors import InvalidArgumentError
 from budget_tools.core.scopes import LEVEL_VALUE
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 7878
-"""The port is the reference server's."""
+"""The reference server's port, on loopback."""
 
 SHUTDOWN_SECONDS = 2
-"""How long requests that are being answered keep an ending server alive."""
+"""Longest time that requests in progress keep an ending server alive, in seconds."""
 
 app = typer.Typer(help="Serve this machine's ledger to other Cycles clients over HTTP.", invoke_without_command=True)
 key_app = typer.Typer(help="Create, list and revoke the API keys of the HTTP face.", no_args_is_help=True)
@@ -105,7 +105,7 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     typer.echo(f"Cycles authority on {base_url(listener)} over {settings.budget_data_dir}", err=True)
     if not is_loopback(listener):
         typer.echo("Other machines can reach it, and there is no encryption: keys can be read on the way.", err=True)
-    gc.freeze()  # to look for garbage among all that was imported would hold requests up, now and then
+    gc.freeze()  # collecting garbage among everything that was imported would delay requests now and then
     uvicorn.Server(config).run(sockets=[listener])
 
 

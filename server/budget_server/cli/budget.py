@@ -23,7 +23,7 @@ Unit = Annotated[str, typer.Option(help=f"One of {', '.join(UNITS)}; amounts of 
 AmountText = Annotated[str, typer.Argument(help="Dollars such as 5 or 0.50, or a whole number of another unit.")]
 
 Change = Callable[[Ledger, str, str], Budget]
-"""Does something to the budget of a scope of a tenant."""
+"""A change of the budget of a scope of a tenant."""
 
 app.add_typer(quota.app, name="quota")
 
@@ -154,7 +154,7 @@ def _amount(text: str, unit: str, *, name: str = "The amount") -> int:
 
 
 def _print(found: list[Budget]) -> None:
-    """Print the amounts as a table, and below it what holds beside them; nothing is cut short in a narrow terminal."""
+    """Print the amounts as a table, and the other terms below it; nothing is cut short in a narrow terminal."""
     columns = ("allocated", "spent", "held", "owed", "remaining")
     table = plain_table("scope", "status", *columns, amounts=columns)
     for budget in found:

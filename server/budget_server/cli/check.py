@@ -1,4 +1,4 @@
-"""The command ``cycles-budget-mcp check``: are the ledger and the delegations sound, and if not, what is wrong."""
+"""The command ``cycles-budget-mcp check``: whether the ledger and the delegations are sound, and every fault found."""
 
 from pathlib import Path
 from typing import Annotated

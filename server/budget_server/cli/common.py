@@ -1,4 +1,4 @@
-"""What the commands that work on this machine's ledger share: opening it, one sentence for what goes wrong, tables."""
+"""Helpers of the commands on this machine's ledger: opening it, one-sentence errors, tables."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ _TABLE_COLUMNS = 118
 
 
 def local_settings() -> Settings:
-    """Read the settings of a command that needs the ledger to be this machine's.
+    """Read the settings of a command that requires a ledger on this machine.
 
     Raises:
         ConfigurationError: budgets live on a Cycles server.
@@ -42,7 +42,7 @@ def opened_ledger(settings: Settings) -> Iterator[LedgerStore]:
 
 @contextmanager
 def cli_errors() -> Iterator[None]:
-    """End a command that cannot do what it was asked with one sentence and exit code 2."""
+    """End a command that fails with one sentence and exit code 2."""
     try:
         yield
     except BudgetError as exc:
@@ -51,13 +51,13 @@ def cli_errors() -> Iterator[None]:
 
 
 def date_text(at_ms: int, time_zone: str = "") -> str:
-    """Show a moment to the minute, in a time zone or this machine's own."""
+    """Return a moment to the minute, in a time zone or this machine's own."""
     moment = datetime.fromtimestamp(at_ms // 1_000, UTC)
     return f"{moment.astimezone(ZoneInfo(time_zone) if time_zone else None):%Y-%m-%d %H:%M}"
 
 
 def plain_table(*columns: str, amounts: Collection[str] = ()) -> Table:
-    """Begin a table whose cells are never cut short, however narrow the terminal: an id or an amount must be whole."""
+    """Build a table whose cells are never cut short, however narrow the terminal: an id or an amount must be whole."""
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in columns:
         table.add_column(column, justify="right" if column in amounts else "left", overflow="fold")
@@ -65,7 +65,7 @@ def plain_table(*columns: str, amounts: Collection[str] = ()) -> Table:
 
 
 def table_console(columns: int = _TABLE_COLUMNS) -> Console:
-    """Give a console for a table, wide enough to be read in a log as well."""
+    """Return a console for a table, wide enough to be read in a log as well."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, columns)

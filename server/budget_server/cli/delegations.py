@@ -1,4 +1,4 @@
-"""The commands by which a person looks after delegations: ``cycles-budget-mcp delegations …``."""
+"""The commands by which a person manages delegations: ``cycles-budget-mcp delegations …``."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,7 +133,7 @@ def _standing(stored: Stored) -> str:
 
 
 def _notes(turn: TurnRecord) -> Iterator[str]:
-    """Say why a turn was charged as it was, and what else is to be known of it."""
+    """Yield the reason for a turn's charge, and other facts worth knowing about it."""
     told = " ".join(turn.warnings)
     if turn.charged_because and turn.charged_because.rstrip(".") not in told:
         charged = "nothing" if turn.charged is None else str(turn.charged)
@@ -160,7 +160,7 @@ def _lines(message: Message) -> Iterator[str]:
 
 
 def _harmless(text: str) -> str:
-    """Show what anybody may have written without what would command a terminal."""
+    """Return foreign text without characters that would control a terminal."""
     return printable(text, keep="\n\t")
 
 

@@ -1,4 +1,4 @@
-"""The command ``cycles-budget-mcp doctor``: does everything stand as it should, and if not, what is to be done."""
+"""The command ``cycles-budget-mcp doctor``: whether everything works, and if not, what to do."""
 
 from collections.abc import Iterator
 from typing import Annotated

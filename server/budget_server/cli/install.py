@@ -1,4 +1,4 @@
-"""The command ``cycles-budget-mcp install``: registers this server in a host, and shows what it will change first."""
+"""The command ``cycles-budget-mcp install``: registers this server in a host, after showing the change."""
 
 import difflib
 import json
@@ -28,7 +28,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _MAX_LINE_CHARACTERS = 400
 
 Write = Callable[[str], None]
-"""Writes the file anew, or ends the command where that is not wanted."""
+"""A function that replaces the file's text, or ends the command if the change is not wanted."""
 
 
 def install(
@@ -99,8 +99,8 @@ def _undo(host: Host, name: str, file: HostFile, write: Write) -> None:
         typer.echo(f"There is nothing of ours to take out of {file.path}.")
         return
     keys = host.keys(name)
-    # Where a copy is what the file was before, to the letter, that is what it becomes: with the empty object, or
-    # without it, as it was.
+    # If a copy equals the previous file to the letter, the copy's content is restored: with the empty object, or
+    # without it.
     was = (copy for copy in file.copies() if _is_before(copy, file.text, host, name, entry))
     before = next(was, None)
     after = take(file.text, keys) if before is None else before
@@ -118,7 +118,7 @@ def _is_before(copy: str, now: str, host: Host, name: str, entry: dict[str, Any]
 
 
 def _ours(host: Host, name: str, file: HostFile) -> dict[str, Any] | None:
-    """Give our entry as it stands in the file, if it does.
+    """Return our entry in the file, if it exists.
 
     Raises:
         ConfigurationError: the file cannot be understood, or the name belongs to another server.
@@ -177,7 +177,7 @@ def _print_entry(host: Host, name: str, variables: dict[str, str]) -> None:
 
 
 def _say_what_is_missing(host: Host, entry: dict[str, Any]) -> None:
-    """Name what is set here, and will not be, or may not be, where the host starts the server."""
+    """Name the settings that are set here but will not be, or may not be, when the host starts the server."""
     if not entry["env"].get(API_KEY) and not entry["env"].get("ANTHROPIC_AUTH_TOKEN"):
         lack = f"The server will have no {API_KEY}, so it cannot delegate"
         if host.shares_environment and API_KEY not in entry["env"]:
@@ -217,10 +217,10 @@ def _secrets(entry: dict[str, Any]) -> list[str]:
 
 
 def _write(file: HostFile, text: str, *, yes: bool, create: bool) -> None:
-    """Write what was shown, if that is wanted.
+    """Write the text that was shown, if the user agrees.
 
     Raises:
-        typer.Exit: it is not, with code 1.
+        typer.Exit: the user does not agree; exit code 1.
     """
     if not yes:
         if not sys.stdin.isatty():

@@ -1,4 +1,4 @@
-"""The command ``cycles-budget-mcp prices``: what every model costs here, from where, and whether that is still so."""
+"""The command ``cycles-budget-mcp prices``: each model's prices, their source, and whether they are up to date."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ from budget_tools.pricing.price_drift import MAX_OVERLAY_DAYS, find_drift, insta
 
 _TOKENS_PER_MTOK = 1_000_000
 _COLUMNS = 150
-"""Wide enough that no id and no price is broken up where the output is no terminal."""
+"""Wide enough that no id and no price is broken if the output is not a terminal."""
 
 _MODEL_COLUMNS = 27
-"""As long as the longest id, so that a narrow terminal breaks up what stands behind it."""
+"""As wide as the longest id, so that a narrow terminal breaks the columns after it."""
 
 _CLASSES = ("input", "output", "write 5 m", "write 1 h", "read")
 _OTHERS = ("searches", "US", "source", "retires")
@@ -37,7 +37,7 @@ class _Row:
     model: str
     condition: str
     microcents_per_mtok: tuple[int | None, ...]
-    """One for each of ``_CLASSES``."""
+    """One price for each of ``_CLASSES``."""
     web_search_microcents_per_1000: int | None
     us: str
     source: str
@@ -90,7 +90,7 @@ def _check(max_overlay_days: int) -> None:
 
 
 def _rows(prices: ModelPrices) -> Iterator[_Row]:
-    """The plain price first, then what holds at other times, for longer prompts and in fast mode."""
+    """Yield the plain price first, then those for other times, for longer prompts and in fast mode."""
     for period, until in _with_ends(prices.periods):
         dates = []
         if period.starts_on > date.min:
@@ -119,7 +119,7 @@ def _rows(prices: ModelPrices) -> Iterator[_Row]:
 
 
 def _with_ends(periods: tuple[PricePeriod, ...]) -> Iterator[tuple[PricePeriod, date | None]]:
-    """Each period with its last day, if it has one; the newest first."""
+    """Yield each period with its last day, if it has one; the newest first."""
     ends = [*(period.starts_on - timedelta(days=1) for period in periods[1:]), None]
     return reversed(list(zip(periods, ends, strict=True)))
 
@@ -145,7 +145,7 @@ def _print(rows: Iterable[_Row]) -> None:
 
 
 def _markdown(rows: Iterable[_Row]) -> Iterator[str]:
-    """One line a row; exact, because a price per token may be a fraction of a microcent but is a finite decimal."""
+    """Yield one line per row; exact: a price per token may be a fraction of a microcent, but is a finite decimal."""
     header = ("model", "when", *_CLASSES, "1,000 searches", *_OTHERS[1:])
     yield _line(header)
     yield _line(["---", "---", *["--:"] * (len(_CLASSES) + 1), "---", "---", "---"])

@@ -19,7 +19,7 @@ _NO_AUTHENTICATION = (
     "Only loopback is listened on as long as nobody is asked who they are: make a token first "
     "(`cycles-budget-mcp token create --name NAME`), set BUDGET_OAUTH_ISSUER, or leave --host out."
 )
-_ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what such a host means is the point
+_ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - the meaning of such a host is the point
 
 
 def serve(
@@ -40,7 +40,7 @@ def serve(
     ] = False,
 ) -> None:
     """Serve MCP: on standard input and output, as the program does without a command, or over HTTP."""
-    from budget_server.transports.lifecycle import serve_http, serve_stdio  # here: other commands need no MCP
+    from budget_server.transports.lifecycle import serve_http, serve_stdio  # here: other commands do not need MCP
 
     names = list(allow_host or [])
     with cli_errors():

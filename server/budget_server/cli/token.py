@@ -1,4 +1,4 @@
-"""The commands that say who may use the server over a network: ``cycles-budget-mcp token …``."""
+"""The commands that manage access to the server over a network: ``cycles-budget-mcp token …``."""
 
 import re
 from collections.abc import Iterator
@@ -114,7 +114,7 @@ def _levels(levels: dict[str, str], settings: Settings) -> dict[str, str]:
 def _tools(text: str) -> frozenset[str] | None:
     if not text:
         return None
-    from budget_server.mcp_server.server import TOOLS  # here: no other command needs MCP
+    from budget_server.mcp_server.server import TOOLS  # here: other commands do not need MCP
 
     named, known = frozenset(name.strip() for name in text.split(",")), {tool.name for tool in TOOLS}
     unknown = sorted(named - known)

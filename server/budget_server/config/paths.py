@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 VARIABLE = re.compile(r"\$\{[^{}]*\}|\$[A-Za-z_]\w*")
-"""A variable as a shell writes it."""
+"""A variable in shell syntax."""
 
 LEDGER_FILE = "ledger.sqlite3"
 """The embedded authority's ledger."""

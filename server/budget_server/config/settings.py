@@ -1,4 +1,4 @@
-"""Every setting of this server, read once from the environment, and documented where it stands."""
+"""Every setting of this server, read once from the environment, and documented where it is defined."""
 
 import re
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ from budget_tools.core.scopes import LEVEL_VALUE, LEVELS
 from budget_tools.core.subjects import Subject
 
 LOCAL_TENANT = "local"
-"""The tenant of an embedded ledger where ``CYCLES_TENANT`` names none."""
+"""The tenant of an embedded ledger if ``CYCLES_TENANT`` names none."""
 
 
 def _dollars(value: object) -> int | None:
@@ -68,7 +68,7 @@ AbsolutePath = Annotated[Path, BeforeValidator(_path)]
 _UNEXPANDED = re.compile(r"\$\{[^{}]*\}|^\$[A-Za-z_]\w*$")
 _PATHS = frozenset({"budget_data_dir", "budget_subagent_servers", "budget_prices"})
 _LEFT_BLANK = re.compile(r"\$\{user_config\.\w+\}")
-"""What some hosts put for a field of an extension's form that a person left blank."""
+"""The text that some hosts send for a field of an extension's form that a person left blank."""
 
 
 def _is_left_blank(value: object) -> bool:
@@ -78,7 +78,7 @@ def _is_left_blank(value: object) -> bool:
 class Settings(BaseSettings):
     """The environment variables of this server; each field's name in capitals is the variable's.
 
-    Hosts often pass an empty string for what a person left blank: that counts as not set.
+    Hosts often pass an empty string for a field that a person left blank: that counts as not set.
     """
 
     model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True)
@@ -250,10 +250,10 @@ class Settings(BaseSettings):
 
     @property
     def time_zone(self) -> str:
-        """Where days begin.
+        """The time zone in which days begin.
 
         Raises:
-            ConfigurationError: none is set, and this machine's own has no name.
+            ConfigurationError: no time zone is set, and this machine's own has no name.
         """
         from budget_server.config.time_zones import local_time_zone
 
@@ -266,7 +266,7 @@ class Settings(BaseSettings):
 
     @property
     def claude_endpoint(self) -> Endpoint:
-        """The Claude API, and who asks it."""
+        """The endpoint of the Claude API, with the credential for it."""
         return Endpoint(
             base_url=self.anthropic_base_url,
             api_key=self.anthropic_api_key.get_secret_value(),
@@ -276,7 +276,7 @@ class Settings(BaseSettings):
 
     @property
     def subject(self) -> Subject:
-        """Who spends."""
+        """The default subject of all spend."""
         levels = {level: str(getattr(self, f"cycles_{level}")) for level in LEVELS}
         return Subject({**levels, "tenant": levels["tenant"] or LOCAL_TENANT})
 
@@ -303,7 +303,7 @@ def read_settings() -> Settings:
 
 
 def _check_oauth(settings: Settings) -> None:
-    """Refuse half a configuration: one that lacks its issuer would ask nobody for a token."""
+    """Refuse a partial configuration: settings without an issuer would never require a token."""
     given = [name for name in settings.model_fields_set if name.startswith("budget_oauth_")]
     if given and not settings.budget_oauth_issuer:
         raise ConfigurationError(f"BUDGET_OAUTH_ISSUER is not set: {min(given).upper()} says nothing without it.")

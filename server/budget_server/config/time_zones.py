@@ -16,10 +16,10 @@ def is_time_zone(name: str) -> bool:
 
 
 def local_time_zone() -> str:
-    """Give the name of this machine's time zone; one that has none configured keeps UTC.
+    """Return the name of this machine's time zone; a machine without a configured one uses UTC.
 
     Raises:
-        ConfigurationError: it is configured without a name that can be written down.
+        ConfigurationError: the time zone is configured without a name that can be stored.
     """
     import tzlocal  # here: only a budget with a period needs it
 

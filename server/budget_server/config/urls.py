@@ -1,14 +1,14 @@
-"""Which addresses may be trusted to say whose a token is."""
+"""Addresses that may be trusted to identify the owner of a token."""
 
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 
 def is_protected(url: str) -> bool:
-    """Say whether nobody in between can change what an address answers: https, or http that never leaves here."""
+    """Return whether an address's answers cannot be changed on the way: https, or http within this machine."""
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises where it is none
+        _ = parts.port  # raises if it is not a port number
     except ValueError:
         return False
     if not parts.hostname or parts.username or parts.password or parts.fragment or not url.isprintable() or " " in url:

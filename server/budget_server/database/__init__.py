@@ -1,1 +1,1 @@
-"""A durable SQLite file that processes share: opening it safely, taking turns at it, and writing to it in groups."""
+"""A durable SQLite file that processes share: opened safely, locked fairly, and written to in groups."""

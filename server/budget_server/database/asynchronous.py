@@ -1,6 +1,6 @@
-"""A file for coroutines: an operation runs durably, and a caller that is cancelled is never left in doubt.
+"""A file for coroutines: operations run durably, and a cancelled caller is never left in doubt.
 
-What was handed to the writer is waited for, and what nobody will hear of is undone.
+An operation handed to the writer is always awaited; if its caller is gone, its effect is undone.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class AsyncFile(Generic[ViewT]):
-    """Runs operations of one event loop.
+    """The operations of one event loop on a file.
 
     Args:
         writer: the file's thread; closed with this.
@@ -28,7 +28,7 @@ class AsyncFile(Generic[ViewT]):
         self.writer = writer
         self._arrivals: _Arrivals | None = None
         self._served: asyncio.Task[Any] | None = None
-        """Whose operation has been run at once in this turn of the loop."""
+        """The task whose operation was run at once in this turn of the loop."""
 
     async def run(
         self,
@@ -40,9 +40,9 @@ class AsyncFile(Generic[ViewT]):
         """Run one operation as a transaction of its own.
 
         Args:
-            operation: what to do.
-            undo: what takes its effect back, should the caller be cancelled before it hears of the result.
-            is_brief: whether the event loop may be held for it; a search through all that ever was is not brief.
+            operation: the operation to run.
+            undo: the operation that undoes its effect if the caller is cancelled before it receives the result.
+            is_brief: whether it may block the event loop; a search through the whole history is not brief.
 
         Raises:
             Exception: the operation's own; nothing was written.
@@ -61,12 +61,12 @@ class AsyncFile(Generic[ViewT]):
         return future.result()
 
     async def aclose(self) -> None:
-        """Finish what was handed over and close the file."""
+        """Finish the operations already handed over, and close the file."""
         with anyio.CancelScope(shield=True):
             await asyncio.to_thread(self.writer.close)
 
     def _now(self, operation: Operation[ViewT, T]) -> "Future[T] | None":
-        """Run the first operation of the loop's turn at once; another task's is a crowd, which shares a flush."""
+        """Run the first operation of the loop's turn at once; later ones go to the writer, where they share a flush."""
         if self._served is not None:
             return None
         self._served = asyncio.current_task()
@@ -78,7 +78,7 @@ class AsyncFile(Generic[ViewT]):
 
     @staticmethod
     async def _next_turn() -> asyncio.CancelledError | None:
-        """Let the loop attend to others before a task is served again; give a cancellation that came meanwhile."""
+        """Yield to the event loop before a task is served again; return a cancellation that arrived meanwhile."""
         try:
             with anyio.CancelScope(shield=True):
                 await asyncio.sleep(0)
@@ -87,11 +87,11 @@ class AsyncFile(Generic[ViewT]):
         return None
 
     async def _done(self, future: "Future[Any]") -> asyncio.CancelledError | None:
-        """Wait until what was handed over is done, whatever cancels the waiter: only then is it known what happened.
+        """Wait until a submitted operation is done, despite any cancellation: only then is its outcome known.
 
         Returns:
-            A cancellation that came meanwhile and is still to be raised. One by an anyio scope stays outside; it meets
-            the caller where it waits next.
+            A cancellation that arrived meanwhile and must still be raised. A cancellation by an anyio scope is not
+            among them; it is raised at the caller's next wait.
         """
         if self._arrivals is None:
             self._arrivals = _Arrivals(asyncio.get_running_loop())
@@ -106,10 +106,10 @@ class AsyncFile(Generic[ViewT]):
 
 
 class _Arrivals:
-    """Tells a loop what other threads have done, a group at a time: to wake it for each would cost more than the work.
+    """Completions that other threads report to an event loop in groups: a wake-up each would cost too much.
 
     Args:
-        loop: whose coroutines wait.
+        loop: the loop whose coroutines wait.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -118,13 +118,13 @@ class _Arrivals:
         self._is_woken = False
 
     def of(self, future: "Future[Any]") -> asyncio.Future[None]:
-        """Give what ends in this loop once a future is done; to cancel it cancels no work."""
+        """Return a future of this loop that ends when another thread's is done; cancelling it cancels no work."""
         waiter = self._loop.create_future()
         future.add_done_callback(lambda _: self._arrive(waiter))
         return waiter
 
     def _arrive(self, waiter: asyncio.Future[None]) -> None:
-        # Here whoever arrives looks second, in the loop it is looked for arrivals second: nobody is missed.
+        # This appends and then checks the flag; the loop clears the flag and then drains: so no completion is missed.
         self._arrived.append(waiter)
         if not self._is_woken and not self._loop.is_closed():
             self._is_woken = True

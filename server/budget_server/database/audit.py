@@ -1,4 +1,4 @@
-"""What an auditor asks of every kind of file before it looks at what is in it: can it be read, and is it all there?"""
+"""Checks of an auditor on every kind of file before it reads the contents: is the file readable and complete?"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,21 +12,21 @@ from budget_server.database.schema import FileKind
 READ_ONLY = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_NOFOLLOW
 
 BUSY_MS = 5_000
-"""How long it waits for a server that is just recovering or checkpointing the file."""
+"""Longest wait for a server that is just recovering or checkpointing the file."""
 
 MAX_FINDINGS = 100
-"""Most findings that are told; a broken file can have one for every row."""
+"""Most findings that are reported; a broken file can have one for every row."""
 
 
 CHECK_FAILED = "SQLite: CHECK constraint failed"
-"""How the finding begins of a row that can be read, and says what it must not."""
+"""Prefix of the finding about a row that can be read but violates a CHECK."""
 
 
 @contextmanager
 def one_moment(path: Path) -> Iterator[apsw.Connection]:
-    """Open a file to read one consistent moment of it, and leave it and its log as they are.
+    """Open a file to read one consistent snapshot of it, leaving it and its log unchanged.
 
-    Not as a read-only connection: on one of those SQLite's integrity check passes over the tables' CHECKs.
+    The connection is not read-only: on read-only connections SQLite's integrity check skips the tables' CHECKs.
     """
     db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW)
     try:
@@ -40,7 +40,7 @@ def one_moment(path: Path) -> Iterator[apsw.Connection]:
 
 
 def damage(db: apsw.Connection, kind: FileKind) -> Iterator[str]:
-    """Say what is wrong with a file as such; what is in it is not worth reading then."""
+    """Report damage to the file itself; its contents are then not worth reading."""
     if db.pragma("application_id") != kind.application_id:
         yield f"It is not a {kind.noun}: its header carries another program's mark."
         return

@@ -1,4 +1,4 @@
-"""Copying shared files as they are at one moment, while other processes go on working."""
+"""Consistent copies of shared files, made while other processes go on working."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -21,31 +21,31 @@ class _Unused:
         pass
 
     def begin(self, wall_ms: int) -> bool:
-        """Begin nothing."""
+        """Do nothing."""
         raise NotImplementedError
 
     def remember_time(self) -> None:
-        """Remember nothing."""
+        """Do nothing."""
 
 
 def copy_together(
     kinds: Sequence[tuple[str, FileKind]], directory: Path, copies: Path, meanwhile: Callable[[], None]
 ) -> None:
-    """Copy files through SQLite, all as they are at the same moment.
+    """Copy files through SQLite, all of them as of the same moment.
 
-    All of them are held only until the moment is pinned, by a read transaction in each; then they are copied while
-    others write.
+    All files are locked only until a read transaction in each has pinned that moment; then they are copied while others
+    write.
 
     Args:
-        kinds: the names of the files and what they are. They are held in the order of their names, so that two who
-            hold several do not wait for each other.
-        directory: where the files are; one of an earlier schema is brought up to date there.
-        copies: where their copies go, readable by their owner alone.
-        meanwhile: what is to be done at that moment, briefly.
+        kinds: the names of the files and their kinds. They are locked in the order of their names, so that two
+            processes that lock several do not deadlock.
+        directory: the directory of the files; a file of an earlier schema is migrated there.
+        copies: the directory of their copies, readable by their owner alone.
+        meanwhile: brief work to do at that moment.
 
     Raises:
         ConfigurationError: a file cannot be used.
-        StorageUnavailableError: a file could not be held or read, or a copy not be written.
+        StorageUnavailableError: a file could not be locked or read, or a copy could not be written.
     """
     with ExitStack() as opened, ExitStack() as pinned:
         files = []
@@ -78,5 +78,5 @@ def _copy(source: apsw.Connection, path: Path) -> None:
 
 
 def settle_in_one_file(db: apsw.Connection) -> None:
-    """Fold a database's log into it, so that it is one file that can be carried anywhere."""
+    """Fold a database's log into it, so that it is one file that can be moved anywhere."""
     db.pragma("journal_mode", "delete")

@@ -2,11 +2,11 @@
 
 SQLite's own waiting starves: of eight saturated writers one may do all the work while another waits for seconds. Here a
 writer first takes the *gate*, and only the holder of the gate may wait for the *lock*; it passes the gate on once it
-has the lock. So everyone waits for at most the writers that came before, in the kernel's queue (``queueing.py``). Both
-are advisory locks on small files beside the shared one, which the kernel drops when their process dies.
+has the lock. So a writer waits at most for the writers that came before it, in the kernel's queue (``lock_waiter.py``).
+Both are advisory locks on small files beside the shared one, which the kernel drops when their process dies.
 
-The lock's file also remembers how far the shared one has got, so that one that has lost its end is known. It is written
-after each commit and never flushed: what it says is on the disk already, and to be behind is no harm.
+The lock's file also stores a high-water mark of the shared file, so that a lost tail is noticed. The mark is written
+after each commit and never flushed: the commit it describes is on the disk already, and a stale mark does no harm.
 """
 
 import os
@@ -27,12 +27,12 @@ class FairFileLock:
     """A context manager around every transaction, checkpoint and migration of one file.
 
     Args:
-        path: the file; the lock files stand beside it.
+        path: the file; the lock files are beside it.
         noun: what people call the file.
         deadline_seconds: longest wait before giving up.
 
     Raises:
-        ConfigurationError: the lock files cannot be made.
+        ConfigurationError: the lock files cannot be created.
     """
 
     def __init__(self, path: Path, *, noun: str, deadline_seconds: float) -> None:
@@ -43,7 +43,7 @@ class FairFileLock:
             undo.callback(os.close, self._gate)
             self._lock = _open(path.with_name(path.name + ".lock"))
             undo.callback(os.close, self._lock)
-            # Open files of the doorkeeper's own: through ours, its locks would pass for those of whoever does not wait.
+            # Separate open files for the waiter: on ours, its locks would not exclude a caller that does not wait.
             its_gate = _open(path.with_name(path.name + ".gate"))
             undo.callback(os.close, its_gate)
             its_lock = _open(path.with_name(path.name + ".lock"))
@@ -51,7 +51,7 @@ class FairFileLock:
             undo.pop_all()
 
     def __enter__(self) -> None:
-        """Wait for our turn.
+        """Wait for the lock.
 
         Raises:
             StorageUnavailableError: another process held the file past the deadline; nothing was written.
@@ -64,11 +64,11 @@ class FairFileLock:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Let the next one in."""
+        """Release the lock to the next in the queue."""
         self.leave()
 
     def try_enter(self) -> bool:
-        """Enter only where nobody else is inside or waiting; whoever entered must ``leave``."""
+        """Take the lock only if it is free and no writer waits for it; a caller that gets it must ``leave``."""
         if not try_lock(self._gate):
             return False
         try:
@@ -77,7 +77,7 @@ class FairFileLock:
             unlock(self._gate)
 
     def leave(self) -> None:
-        """Let the next one in."""
+        """Release the lock to the next in the queue."""
         if self._doorkeeper.has_entered:
             self._doorkeeper.leave()
         else:
@@ -85,40 +85,40 @@ class FairFileLock:
 
     @property
     def has_guarded(self) -> bool:
-        """Whether there has been a file of ours behind this, so that one that is empty now was emptied."""
+        """Whether a file of ours has existed behind this lock, so that an empty file must have been emptied."""
         return os.fstat(self._lock).st_size > 0
 
     def note_guarded(self) -> None:
-        """Remember that there is a file of ours behind this."""
+        """Record that a file of ours exists behind this lock."""
         if not self.has_guarded:
             os.pwrite(self._lock, _NO_NOTE, 0)
 
     @property
     def high_water(self) -> HighWater | None:
-        """How far the file had got when it was last written; ``None`` where nobody noted it."""
+        """The high-water mark of the file's last write; ``None`` if none was stored."""
         return _high_water(os.pread(self._lock, _NOTE_BYTES, 0))
 
     def note_high_water(self, reached: HighWater) -> None:
-        """Remember how far the file has got; only whoever is inside may."""
+        """Store the file's high-water mark; only the holder of the lock may."""
         major, minor = reached
-        # The commit stands, whatever becomes of the note: to be behind is no harm.
+        # The commit stands even if this write fails: a stale mark does no harm.
         with suppress(OSError):
             os.pwrite(self._lock, f"{major:019d} {minor:019d}\n".encode(), 0)
 
     def forget_high_water(self) -> None:
-        """Let whatever file comes next be taken as it is; only whoever is inside may."""
+        """Clear the high-water mark, so that the next file is accepted as it is; only the holder of the lock may."""
         if self.has_guarded:
             os.pwrite(self._lock, _NO_NOTE.ljust(_NOTE_BYTES), 0)
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors."""
         os.close(self._gate)
         os.close(self._lock)
         self._doorkeeper.close()
 
 
 def noted_high_water(path: Path) -> HighWater | None:
-    """Say how far a file had got when it was last written, without a turn at it."""
+    """Return the high-water mark of a file's last write, without taking the lock."""
     try:
         return _high_water(path.with_name(path.name + ".lock").read_bytes())
     except OSError:

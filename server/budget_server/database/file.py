@@ -1,11 +1,11 @@
-"""A shared file, as one process has it: opening it safely, and running operations on it durably.
+"""One process's handle of a shared file: opened safely, with operations run on it durably.
 
 All work goes through one connection, used by one thread at a time. ``transact`` runs a group of operations as one
 transaction, a savepoint each, so that a group pays for a single flush to the disk and a refused operation undoes only
 itself.
 
-The file's path is opened by SQLite alone: any other ``open`` and ``close`` of it in this process would drop
-SQLite's locks.
+The file's path is opened by SQLite alone: any other ``open`` and ``close`` of it in this process would drop SQLite's
+locks.
 """
 
 import json
@@ -27,13 +27,13 @@ from budget_tools.core.errors import ConfigurationError, StorageUnavailableError
 
 
 class View(Protocol):
-    """What operations get to see of the connection; it knows no thread and no lock."""
+    """The interface that operations get to the connection, independent of threads and locks."""
 
     def begin(self, wall_ms: int) -> bool:
-        """Set the time of the transaction that now begins and make good what is due; say whether anything was."""
+        """Set the time of the transaction that now begins and settle what is due; return whether anything was."""
 
     def remember_time(self) -> None:
-        """Store this transaction's time, if the file is to know it."""
+        """Store this transaction's time, if the file keeps it."""
 
 
 T = TypeVar("T")
@@ -41,15 +41,15 @@ ViewT = TypeVar("ViewT", bound=View)
 Operation = Callable[[ViewT], T]
 
 LOCK_DEADLINE_SECONDS = 4.0
-"""Shorter than the client's own patience with one attempt, so that a wait ends in an answer."""
+"""Longest wait for other processes: shorter than a client waits for one attempt, so that a wait ends in an answer."""
 
 FOREIGN_LOCK_MS = 1_000
-"""How long SQLite itself waits, beneath the turnstile, for tools that do not know it."""
+"""Longest wait of SQLite itself, beneath the fair lock, for tools that do not use it."""
 
 OLDEST_SAFE_SQLITE = (3, 51, 3)  # before it, processes that share a WAL file could lose a committed transaction
 _PRAGMAS = {
     "journal_mode": "wal",
-    "synchronous": 2,  # FULL: an answer given is on the disk
+    "synchronous": 2,  # FULL: an acknowledged write is on the disk
     "fullfsync": 1,  # macOS: through the drive's cache as well
     "checkpoint_fullfsync": 1,
     "foreign_keys": 1,
@@ -67,11 +67,11 @@ _OWN_FAULTS = (
     apsw.BindingsError,
     apsw.SQLError,
 )
-"""What one operation may bring upon itself; its neighbours in the group are none the worse."""
+"""Errors caused by a single operation; the other operations in its group are unaffected."""
 
 
 def wall_ms() -> int:
-    """Milliseconds since the epoch."""
+    """Return the milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
 
 
@@ -79,14 +79,14 @@ class DurableFile(Generic[ViewT]):
     """An open file.
 
     Args:
-        path: the file; it and its directory are made, readable by their owner alone, where they are absent.
-        kind: what kind of file it is.
-        view: makes the view that operations get.
-        clock: gives the time in milliseconds since the epoch.
+        path: the file; it and its directory are created, readable by their owner alone, if they are absent.
+        kind: the kind of file.
+        view: builds the view that operations get.
+        clock: returns the time in milliseconds since the epoch.
         lock_deadline_seconds: longest wait for other processes.
 
     Raises:
-        ConfigurationError: the place cannot be written, or the file is none of this kind that this version knows.
+        ConfigurationError: the path cannot be written, or the file is not of this kind or of a version that is known.
         StorageUnavailableError: another process held the file past the deadline.
     """
 
@@ -128,7 +128,7 @@ class DurableFile(Generic[ViewT]):
 
     @contextmanager
     def _settled_directory(self) -> Iterator[None]:
-        """Take our turn in a directory where no replacement of files was left half done."""
+        """Hold the lock in a directory without a half-done replacement of files; complete one first if needed."""
         while True:
             with self._turnstile:
                 if not replacement.is_pending(self.path.parent):
@@ -143,7 +143,7 @@ class DurableFile(Generic[ViewT]):
         if is_new_file:
             self._turnstile.forget_high_water()
         elif self._turnstile.has_guarded and self._db.pragma("user_version") == 0:
-            # To begin anew would forget what was promised: a ledger would grant its first budget a second time.
+            # A new start would forget what was promised: a ledger would grant its first budget a second time.
             raise ConfigurationError(
                 f"{self} is empty, though it had {self.kind.contents}: restore a backup, or delete it to begin anew."
             )
@@ -155,16 +155,17 @@ class DurableFile(Generic[ViewT]):
             self.kind.migrate(self._db)
             self._check_nothing_lost()
         if is_new_file:
-            # SQLite forgets a journal of the making without a flush: were it there again, it would undo the making.
-            with suppress(OSError):  # as SQLite has it, where a file system cannot
+            # SQLite deletes the creation's journal without a flush: if a crash brought it back, it would undo the
+            # creation.
+            with suppress(OSError):  # like SQLite, if a file system cannot
                 flush(self.path.parent)
         self._turnstile.note_guarded()
         self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
-        # The log stays the same for as long as anybody has it open.
+        # The log stays the same for as long as any process has it open.
         self._placement = FileIdentity([self.path, self.path.with_name(f"{self.path.name}-wal")])
 
     def _check_nothing_lost(self) -> None:
-        """Refuse a file that has been further than it is: SQLite drops the tail of a damaged log without a word.
+        """Check that a file has not lost writes: SQLite silently drops the tail of a damaged log.
 
         Raises:
             ConfigurationError: its last writes are gone.
@@ -177,7 +178,7 @@ class DurableFile(Generic[ViewT]):
             )
 
     def _require_in_place(self) -> None:
-        """Refuse to write into files that nobody will find again.
+        """Check that the open files still have their names: writes into deleted files would be lost.
 
         Raises:
             StorageUnavailableError: one of them was deleted or replaced; nothing was written.
@@ -189,7 +190,7 @@ class DurableFile(Generic[ViewT]):
             )
 
     def transact(self, operations: Sequence[Operation[ViewT, T]]) -> list[T | Exception]:
-        """Run operations as one durable transaction and give each its result, or the exception that undid it.
+        """Run operations as one durable transaction; return for each its result, or the exception that undid it.
 
         Raises:
             StorageUnavailableError: none of them was written.
@@ -202,7 +203,7 @@ class DurableFile(Generic[ViewT]):
             raise self._unwritten(exc) from exc
 
     def transact_now(self, operations: Sequence[Operation[ViewT, T]]) -> list[T | Exception] | None:
-        """Do the same, but wait for nobody: ``None``, with nothing written, where another process is at work.
+        """Run operations without waiting: ``None``, with nothing written, if another process holds the lock.
 
         Raises:
             StorageUnavailableError: none of them was written.
@@ -223,7 +224,7 @@ class DurableFile(Generic[ViewT]):
 
     @contextmanager
     def held(self) -> Iterator[apsw.Connection]:
-        """Keep all other processes from writing, and give the connection, to read one moment of several files.
+        """Lock out all other writers and yield the connection, to read several files as of one moment.
 
         Raises:
             StorageUnavailableError: another process held the file past the deadline.
@@ -251,7 +252,7 @@ class DurableFile(Generic[ViewT]):
             changes_before = self._db.total_changes()
             has_settled = self._view.begin(self._clock())
             if len(operations) == 1 and not has_settled:
-                # With nothing beside it to keep, the transaction is savepoint enough.
+                # With nothing else in it to preserve, the transaction itself serves as the savepoint.
                 outcomes = [self._attempt(operations[0])]
                 if isinstance(outcomes[0], Exception):
                     return outcomes
@@ -270,12 +271,12 @@ class DurableFile(Generic[ViewT]):
         return outcomes
 
     def _attempt_apart(self, operation: Operation[ViewT, T]) -> T | Exception:
-        """Attempt one operation among others: what it wrote is undone with it, and only that."""
+        """Attempt one operation among others: a failure undoes its writes, and only those."""
 
         def within_savepoint(view: ViewT) -> T:
             with self._db:
                 outcome = operation(view)
-            return outcome  # noqa: RET504 - the savepoint may fail when it is left
+            return outcome  # noqa: RET504 - leaving the savepoint may fail
 
         return self._attempt(within_savepoint)
 
@@ -288,7 +289,7 @@ class DurableFile(Generic[ViewT]):
             # The storage failed, not the operation: the whole transaction goes.
             raise
         except (UnicodeDecodeError, json.JSONDecodeError) as exc:
-            # What is asked is read before it comes here: these words are the file's own.
+            # Requests are parsed before they come here: this text is the file's own.
             damaged = StorageUnavailableError(
                 f"{self} is damaged ({exc.__class__.__name__}): run `cycles-budget-mcp check`, and restore a backup."
             )
@@ -310,7 +311,7 @@ class DurableFile(Generic[ViewT]):
         return outcome
 
     def close(self) -> None:
-        """Close the file; the last process to leave folds the WAL into it. Closing again does nothing."""
+        """Close the file; the last process to close it folds the WAL into it. Closing again does nothing."""
         if not self._is_open:
             return
         self._is_open = False
@@ -324,12 +325,12 @@ class DurableFile(Generic[ViewT]):
 
 
 def _make_private(path: Path, noun: str) -> tuple[Path, bool]:
-    """Make the directory 0700 and an empty file 0600 before SQLite opens it: its WAL then inherits the mode.
+    """Create the directory (0700) and an empty file (0600) before SQLite opens it: its WAL inherits the mode.
 
     Returns:
-        The path as SQLite is to open it, and whether the file was made now. A link to the directory is followed once,
-        here; a link in the file's own place, or to the file from elsewhere, is refused: the locks beside one name
-        would not be those beside the other.
+        The path for SQLite to open, and whether the file was created now. A link to the directory is followed once,
+        here; a link in the file's own place, or to the file from elsewhere, is refused: each name would have
+        separate locks.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

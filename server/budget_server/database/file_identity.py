@@ -1,8 +1,8 @@
-"""Whether the files that are open here are those that others find by their names.
+"""A check that the files open here are still those that others find by their names.
 
-To look at a file that was just written is not free: a kernel that keeps fine times (Linux since 6.13) gives it a new
-one at its next write, and the flush has to write that as well, which made a transaction a fifth longer. So it is their
-directory that is looked at, which changes whenever a name in it does, and the files themselves only after that.
+Inspecting a file that was just written is not free: a kernel with fine timestamps (Linux since 6.13) gives it a new one
+at its next write, and the flush has to write that as well, which made a transaction a fifth longer. So this inspects
+their directory, which changes whenever a name in it does, and the files themselves only after that.
 """
 
 import os
@@ -11,27 +11,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 SETTLING_SECONDS = 2.0
-"""Within so long, coarse clocks of file systems may give two changes of a directory the same time."""
+"""Within this time, coarse clocks of file systems may give two changes of a directory the same timestamp."""
 
 TRUSTED_SECONDS = 10.0
-"""For so long a directory is believed alone: there may be file systems that do not keep its times."""
+"""Time for which an unchanged directory is trusted alone: some file systems may not maintain its timestamps."""
 
 _Identity = tuple[tuple[int, int], ...]
 
 
 class FileIdentity:
-    """Remembers which files stood at some paths of one directory.
+    """The identity of the files at some paths of one directory.
 
     Args:
-        paths: of the files; all must be there.
-        clock: gives seconds that never run backwards.
+        paths: of the files; all must exist.
+        clock: returns seconds that never run backwards.
 
     Raises:
-        OSError: one cannot be looked at.
+        OSError: one cannot be inspected.
     """
 
     def __init__(self, paths: Sequence[Path], *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._paths = [str(path) for path in paths]  # a Path each time is half the cost
+        self._paths = [str(path) for path in paths]  # a Path each time costs twice as much
         self._directory = str(paths[0].parent)
         self._clock = clock
         self._identity = self._identify()
@@ -40,7 +40,7 @@ class FileIdentity:
         self._trusted_until = 0.0
 
     def is_kept(self) -> bool:
-        """Say whether the same files still stand there."""
+        """Return whether the same files still have these names."""
         now = self._clock()
         try:
             stamp = _stamp(self._directory)
@@ -48,7 +48,7 @@ class FileIdentity:
                 return True
             if stamp != self._stamp:
                 self._stamp, self._stamped_at = stamp, now
-            # After the stamp was taken: what changes from here on shows in the stamp, or is looked at again.
+            # After the stamp was taken: later changes show in the stamp, or are checked again.
             is_kept = self._identify() == self._identity
         except OSError:
             is_kept = False
@@ -62,6 +62,6 @@ class FileIdentity:
 
 
 def _stamp(directory: str) -> tuple[int, ...]:
-    """Give what changes with every name in a directory; the second time of it cannot be set back by programs."""
-    found = os.stat(directory)  # noqa: PTH116 - a Path each time is half the cost
+    """Return a stamp that changes with every name in a directory; programs cannot set back its second timestamp."""
+    found = os.stat(directory)  # noqa: PTH116 - a Path each time costs twice as much
     return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns

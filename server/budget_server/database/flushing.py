@@ -1,4 +1,4 @@
-"""Making files and the names of files durable."""
+"""Durability of files and of their names."""
 
 import os
 from pathlib import Path
@@ -8,12 +8,12 @@ def flush(path: Path) -> None:
     """Make a file's bytes, or a directory's names, durable; not for a file that SQLite has open in this process.
 
     Raises:
-        OSError: they may be lost in a power failure.
+        OSError: the bytes or names may be lost in a power failure.
     """
     try:
         fd = os.open(path, os.O_RDONLY)
     except PermissionError:
-        if path.is_dir():  # Windows opens no directory
+        if path.is_dir():  # Windows cannot open a directory
             return
         raise
     try:
@@ -23,7 +23,7 @@ def flush(path: Path) -> None:
 
 
 def flush_tree(directory: Path) -> None:
-    """Make all of a directory durable."""
+    """Make a whole directory tree durable."""
     for path in directory.rglob("*"):
         flush(path)
     flush(directory)

@@ -1,8 +1,8 @@
-"""Waiting for a turn in the kernel's own queue, and for no longer than one can.
+"""A wait in the kernel's own queue for a lock, with a deadline.
 
-To ask for a lock again and again costs processors and is unfair: whoever asks more often is served sooner. The kernel
-serves those who wait, but knows no deadline. So a thread waits, and who is out of patience leaves it waiting: it lets
-go of what it gets, unless somebody wants it again by then.
+Polling for a lock costs processor time and is unfair: the process that polls more often is served sooner. The kernel
+serves waiters in order, but has no deadline. So a thread waits; a caller that runs out of patience leaves the thread
+waiting, and it releases the lock it gets, unless a caller wants it again by then.
 """
 
 import os
@@ -13,11 +13,11 @@ from budget_server.database.locks import lock, unlock
 
 
 class LockWaiter:
-    """Gets one lock after the other, and keeps the last.
+    """A thread that takes one lock after the other, and keeps the last.
 
     Args:
-        fds: open files of its own, which it closes: a lock belongs to the open file, and is let go through it.
-        name: of the thread, which is started when it is first needed.
+        fds: open files of its own, which it closes: a lock belongs to the open file, and is released through it.
+        name: of the thread, which is started on first use.
     """
 
     def __init__(self, fds: Sequence[int], name: str) -> None:
@@ -30,7 +30,7 @@ class LockWaiter:
         self._is_closed = False
 
     def enter(self, patience_seconds: float) -> bool:
-        """Wait until the last lock is ours; say whether it is."""
+        """Wait until the last lock is ours; return whether it is."""
         with self._changed:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
@@ -47,7 +47,7 @@ class LockWaiter:
                 self._is_wanted = False
 
     def leave(self) -> None:
-        """Let go of it."""
+        """Release the last lock."""
         with self._changed:
             self._has_entered = False
             unlock(self._fds[-1])
@@ -58,7 +58,7 @@ class LockWaiter:
         return self._has_entered
 
     def close(self) -> None:
-        """Wait for nothing any more; the files are closed as soon as the kernel gives them back."""
+        """Stop waiting; the files are closed as soon as the kernel returns from the wait."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -81,7 +81,7 @@ class LockWaiter:
                     unlock(self._fds[-1])
 
     def _pass_through(self) -> None:
-        """Take each lock, and give the one before it to the next who waits."""
+        """Take each lock, and release the one before it to the next waiter."""
         before: int | None = None
         for fd in self._fds:
             lock(fd)

@@ -11,7 +11,7 @@ if sys.platform == "win32":  # pragma: no cover - not tried on Windows
     import msvcrt
 
     def try_lock(fd: int) -> bool:
-        """Take the lock where it is free; say whether it is held now."""
+        """Take the lock if it is free; return whether it was taken."""
         os.lseek(fd, 0, os.SEEK_SET)
         try:
             msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
@@ -20,17 +20,17 @@ if sys.platform == "win32":  # pragma: no cover - not tried on Windows
         return True
 
     def lock(fd: int) -> None:
-        """Wait for the lock, for as long as it takes."""
-        while not try_lock(fd):  # its own waiting gives up after ten seconds, and looks once in each
+        """Wait for the lock without a deadline."""
+        while not try_lock(fd):  # its own waiting gives up after ten seconds, and polls once a second
             time.sleep(0.001)
 
     def unlock(fd: int) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         os.lseek(fd, 0, os.SEEK_SET)
         msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
 
     def is_free(fd: int) -> bool:
-        """Say whether nobody holds the lock."""
+        """Return whether the lock is free."""
         if not try_lock(fd):
             return False
         unlock(fd)
@@ -40,7 +40,7 @@ else:
     import fcntl
 
     def try_lock(fd: int) -> bool:
-        """Take the lock where it is free; say whether it is held now."""
+        """Take the lock if it is free; return whether it was taken."""
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -48,15 +48,15 @@ else:
         return True
 
     def lock(fd: int) -> None:
-        """Wait for the lock, for as long as it takes."""
+        """Wait for the lock without a deadline."""
         fcntl.flock(fd, fcntl.LOCK_EX)
 
     def unlock(fd: int) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         fcntl.flock(fd, fcntl.LOCK_UN)
 
     def is_free(fd: int) -> bool:
-        """Say whether nobody holds the lock; those who ask at the same time do not take each other for a holder."""
+        """Return whether the lock is free; concurrent callers do not take each other for a holder."""
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,9 +1,9 @@
-"""Replacing several files of a directory as one step: after a crash at any point, all of them or none are new.
+"""Replacement of several files of a directory as one step: after a crash at any point, all of them or none are new.
 
-The new ones are made ready in a directory of any name beside the old ones. ``commit`` gives it the name ``replacing``,
-by one rename: until then nothing has happened, from then on it will. Whoever opens a shared file of this directory, and
-finds that name, first completes what was begun (``storage/file.py``). The old ones are kept in a directory of their
-own.
+The new files are prepared in a directory of any name beside the old ones. ``commit`` renames it to ``replacing``:
+before this rename nothing has happened, after it the replacement is certain. A process that opens a shared file of this
+directory and finds that name first completes the replacement (``database/file.py``). The old files are kept in a
+directory of their own.
 """
 
 import json
@@ -23,24 +23,24 @@ PENDING = "replacing"
 PLAN = "plan.json"
 DATABASE_SUFFIX = ".sqlite3"
 COMPANIONS = ("-wal", "-shm", "-journal")
-"""What SQLite may keep beside a database: it must never meet another database than its own."""
+"""Suffixes of SQLite's files beside a database: they must never meet another database than their own."""
 
 _DEADLINE_SECONDS = 4.0
 
 
 def is_pending(directory: Path) -> bool:
-    """Say whether a replacement was begun and is still to be completed."""
+    """Return whether a replacement was begun and is not yet complete."""
     return os.path.exists(directory / PENDING)  # noqa: PTH110 - before every opening
 
 
 def commit(directory: Path, ready: Path, *, names: Sequence[str], kept: str) -> None:
-    """Replace what has these names by what ``ready`` has of them, once nobody has a database among them open.
+    """Replace the entries of these names by those in ``ready``, once no other process has a database among them open.
 
     Args:
-        directory: where the old ones are.
-        ready: a directory within it, with the new ones; those that it has not are only taken away.
+        directory: the directory of the old entries.
+        ready: a directory within it, with the new entries; names that it lacks are only removed.
         names: of files and directories; a database's name ends in ``.sqlite3``.
-        kept: the name of the directory that is to keep the old ones.
+        kept: the name of the directory that will keep the old entries.
 
     Raises:
         StorageUnavailableError: another process has one of them open; nothing was changed.
@@ -57,10 +57,10 @@ def commit(directory: Path, ready: Path, *, names: Sequence[str], kept: str) -> 
 
 
 def require_unused(directory: Path, names: Sequence[str]) -> None:
-    """Refuse where another process has one of these databases open.
+    """Check that no other process has one of these databases open.
 
     Raises:
-        StorageUnavailableError: one has.
+        StorageUnavailableError: another process has one open.
     """
     for name in _databases(names):
         with _alone_with(directory / name):
@@ -68,11 +68,11 @@ def require_unused(directory: Path, names: Sequence[str]) -> None:
 
 
 def complete(directory: Path) -> None:
-    """Complete a replacement that was left half done; nothing where somebody else did.
+    """Complete a replacement that was left half done; do nothing if another process did.
 
     Raises:
         ConfigurationError: its plan cannot be read.
-        StorageUnavailableError: another process is at it past the deadline.
+        StorageUnavailableError: another process is working on it past the deadline.
     """
     try:
         plan = json.loads((directory / PENDING / PLAN).read_text(encoding="utf-8"))
@@ -90,7 +90,7 @@ def complete(directory: Path) -> None:
 def _carry_out(
     directory: Path, names: Sequence[str], new: Sequence[str], kept: str, turnstiles: Sequence[FairFileLock]
 ) -> None:
-    """Do what is not done yet; the plan goes last, so that it can be begun again after a crash anywhere."""
+    """Carry out the remaining steps; the plan is deleted last, so that a crash at any point can be resumed."""
     pending = directory / PENDING
     if (pending / PLAN).exists():
         keep = directory / kept
@@ -111,7 +111,7 @@ def _carry_out(
 
 
 def _keep(directory: Path, name: str, keep: Path) -> None:
-    """Move an old one aside, a database after what belongs to it."""
+    """Move an old entry aside; a database moves after its companion files."""
     for old in (*(f"{name}{companion}" for companion in COMPANIONS), name):
         if (directory / old).exists() and not (keep / old).exists():
             (directory / old).rename(keep / old)
@@ -123,7 +123,7 @@ def _databases(names: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _locked(directory: Path, names: Sequence[str]) -> Iterator[Sequence[FairFileLock]]:
-    """Keep everybody from opening one of the databases, in the one order in which all take these locks."""
+    """Lock all openers out of the databases; every process takes these locks in the same order."""
     with ExitStack() as held:
         turnstiles = []
         for name in _databases(names):
@@ -136,7 +136,7 @@ def _locked(directory: Path, names: Sequence[str]) -> Iterator[Sequence[FairFile
 
 @contextmanager
 def _alone_with(path: Path) -> Iterator[None]:
-    """Hold SQLite's own exclusive lock of a file, be it a sound database or not: every connection holds a shared one.
+    """Hold SQLite's own exclusive lock of a file, even of a damaged database: every connection holds a shared one.
 
     Raises:
         StorageUnavailableError: another process has it open.

@@ -1,4 +1,4 @@
-"""What kind of file it is: its mark, its tables, and the migrations that lead to them.
+"""The kinds of file: their marks, their tables, and the migrations that create them.
 
 Migrations are functions appended to a kind's ``migrations`` and never edited once released; ``PRAGMA user_version``
 counts them.
@@ -14,7 +14,7 @@ from budget_tools.core.errors import ConfigurationError
 Migration = Callable[[apsw.Connection], None]
 
 HighWater = tuple[int, int]
-"""How far a file has got: two numbers that grow with what is written, the first one counting for more."""
+"""The high-water mark of a file: two numbers that grow with each write, the first one more significant."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,17 +22,17 @@ class FileKind:
     """One kind of file."""
 
     noun: str
-    """What people call it: "budget ledger"."""
+    """The name people use for it: "budget ledger"."""
     contents: str
-    """What it is full of: "budgets"."""
+    """The name of its contents: "budgets"."""
     application_id: int
-    """Its mark in the SQLite header, so that a foreign database is not taken for one."""
+    """Its mark in the SQLite header, so that a foreign database is not mistaken for one."""
     migrations: tuple[Migration, ...]
     high_water: str = ""
-    """SQL that gives how far the file has got; ``""`` for a kind that may lose its last writes without harm."""
+    """SQL that returns the high-water mark; ``""`` for a kind that may lose its last writes without harm."""
 
     def check_ours(self, db: apsw.Connection, path: str) -> None:
-        """Refuse a file that is none of this kind, or none this version knows, before anything is written to it.
+        """Check that a file is of this kind and of a known version, before anything is written to it.
 
         Raises:
             ConfigurationError: the file is another program's database, or was written by a later version.
@@ -49,7 +49,7 @@ class FileKind:
             )
 
     def migrate(self, db: apsw.Connection) -> None:
-        """Bring a file to the newest schema; the caller holds the file's lock and an open write transaction."""
+        """Migrate a file to the newest schema; the caller holds the file's lock and an open write transaction."""
         version = db.pragma("user_version")
         for number, migration in enumerate(self.migrations[version:], start=version + 1):
             migration(db)
@@ -57,13 +57,13 @@ class FileKind:
         db.pragma("application_id", self.application_id)
 
     def reached(self, db: apsw.Connection) -> HighWater | None:
-        """Say how far a file has got, within its open transaction."""
+        """Return the high-water mark of a file, within its open transaction."""
         if not self.high_water:
             return None
         major, minor = db.execute(self.high_water).fetchone() or (0, 0)
         return int(str(major)), int(str(minor))
 
     def is_behind(self, db: apsw.Connection, high_water: HighWater | None) -> bool:
-        """Say whether a file had once got further than it is now."""
+        """Return whether a file is behind an earlier high-water mark."""
         reached = self.reached(db)
         return reached is not None and high_water is not None and reached < high_water

@@ -1,9 +1,9 @@
-"""Who may use a file's connection, and when: one operation at once, or a thread that works through groups.
+"""Access to a file's connection: one operation at once, or a thread that works through groups.
 
-A lone operation on an idle file runs at once in its caller's thread, which costs less than handing it over.
-Everything else goes to the writer's own thread, so that neither a wait for another process, nor a queue, nor a slow
-disk holds an event loop. What arrives there while a transaction is on its way forms the next group (group commit):
-under load many operations share one flush. A future is resolved only after its COMMIT returned.
+A lone operation on an idle file runs at once in its caller's thread, which costs less than handing it over. Everything
+else goes to the writer's own thread, so that neither another process, nor a queue, nor a slow disk blocks an event
+loop. Operations that arrive there during a transaction form the next group (group commit): under load many operations
+share one flush. A future is resolved only after its COMMIT returned.
 """
 
 import queue
@@ -18,29 +18,29 @@ from budget_tools.core.errors import StorageUnavailableError
 T = TypeVar("T")
 
 MAX_GROUP = 64
-"""Most operations of one transaction: past this the flush is no longer what costs."""
+"""Most operations of one transaction: beyond this the flush no longer dominates the cost."""
 
 SLOW_SECONDS = 0.005
-"""Where transactions take longer than this on average, they are no longer cheap for whoever waits beside them."""
+"""Average duration above which transactions no longer run in their caller's thread: they would block its other work."""
 
 _Work = tuple[Operation[ViewT, Any], "Future[Any]"]
 
 
 class Writer(Generic[ViewT]):
-    """Runs operations on a file, in the order in which they came."""
+    """The runner of operations on a file, in the order in which they arrive."""
 
     def __init__(self, file: DurableFile[ViewT]) -> None:
         self._file = file
         self._queue: queue.SimpleQueue[_Work[ViewT] | None] = queue.SimpleQueue()
         self._is_closed = False
-        self._door = threading.Lock()  # nothing is handed over behind the last of the queue
-        self._connection = threading.Lock()  # the turnstile keeps processes apart, not the threads of one
+        self._door = threading.Lock()  # no operation may enter the queue after its end mark
+        self._connection = threading.Lock()  # the fair lock separates processes, not the threads of one
         self._usual_seconds = 0.0
         self._thread = threading.Thread(target=self._serve, name=file.kind.noun.replace(" ", "-"), daemon=True)
         self._thread.start()
 
     def submit(self, operation: Operation[ViewT, T]) -> "Future[T]":
-        """Hand an operation over; it ends with its result, its own exception or ``StorageUnavailableError``."""
+        """Submit an operation; its future ends with its result, its own exception or ``StorageUnavailableError``."""
         future: Future[T] = Future()
         with self._door:
             if self._is_closed:
@@ -50,10 +50,10 @@ class Writer(Generic[ViewT]):
         return future
 
     def try_now(self, operation: Operation[ViewT, T]) -> "Future[T] | None":
-        """Run an operation in this thread, if that takes no waiting and the disk has been quick of late.
+        """Run an operation in this thread, if that needs no wait and the disk has been fast recently.
 
         Returns:
-            A future that is done; ``None``, with nothing written, where the operation must be submitted instead.
+            A future that is done; ``None``, with nothing written, if the operation must be submitted instead.
         """
         if self._usual_seconds > SLOW_SECONDS or not self._connection.acquire(blocking=False):
             return None
@@ -76,7 +76,7 @@ class Writer(Generic[ViewT]):
         return future
 
     def close(self) -> None:
-        """Finish what was handed over and close the file; what comes later is refused, closing again does nothing."""
+        """Finish the submitted operations and close the file; later ones are refused. Closing again does nothing."""
         with self._door:
             if self._is_closed:
                 return
@@ -104,7 +104,7 @@ class Writer(Generic[ViewT]):
                 self._commit(group)
 
     def _commit(self, group: list[_Work[ViewT]]) -> None:
-        # From here on a future cannot be cancelled; one that was is not run.
+        # From here on a future cannot be cancelled; a cancelled one is not run.
         group = [work for work in group if work[1].set_running_or_notify_cancel()]
         try:
             with self._connection:
@@ -117,7 +117,7 @@ class Writer(Generic[ViewT]):
             _resolve(future, outcome)
 
     def _note_duration(self, started: float) -> None:
-        """Follow how long a transaction takes of late; one checkpoint among many makes no slow disk."""
+        """Update the average duration of transactions; a single slow checkpoint does not count as a slow disk."""
         self._usual_seconds += (time.monotonic() - started - self._usual_seconds) / 8
 
 

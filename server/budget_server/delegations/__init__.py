@@ -1,1 +1,1 @@
-"""Where delegations outlive their process: one durable file for all processes of a data directory."""
+"""Delegations that outlive their process: one durable file for all processes of a data directory."""

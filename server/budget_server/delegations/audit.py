@@ -1,7 +1,7 @@
-"""The auditor of the delegations file: is it whole, and do a delegation's turns make up what it was charged?
+"""The auditor of the delegations file: whether it is whole, and each delegation's turns add up to its charge.
 
-It opens the file by itself, changes nothing, and sees one consistent moment of it. What it read of money it gives to
-whoever has the ledger to compare it with (``inspection.py``).
+It opens the file by itself, changes nothing, and sees one consistent snapshot of it. It returns the money it read so
+that its caller can compare it with the ledger (``maintenance/consistency.py``).
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,17 +22,17 @@ from budget_tools.spends.records import Spend
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Told:
-    """What one delegation says of its money."""
+    """The money of one delegation, as the delegation records it."""
 
     delegation_id: str
     turns: Sequence[TurnRecord]
     spends: Sequence[Spend]
-    """In flight or held: not settled yet, as far as it knows."""
+    """Spends in flight or reserved: not settled yet, as far as the delegation knows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DelegationAudit:
-    """What was found, and what the delegations say."""
+    """The findings of an audit, and the money of each delegation."""
 
     findings: list[str]
     told: list[Told] = field(default_factory=list)
@@ -74,10 +74,10 @@ def _turns(db: apsw.Connection, delegation_id: str) -> list[TurnRecord]:
 
 
 def _read_words(db: apsw.Connection, delegation_id: str) -> None:
-    """Read all that is JSON.
+    """Parse every JSON column of a delegation.
 
     Raises:
-        ValueError: some of it is not.
+        ValueError: one of them is not JSON.
     """
     found = db.execute(
         "SELECT task, hint, text, coalesce(structured, 'null') FROM delegations WHERE delegation_id = ?1"
@@ -98,7 +98,7 @@ def _misstatements(db: apsw.Connection, name: str, spent: int, turns: Sequence[T
             continue
         where = f"Turn {turn.number} of delegation {name}"
         cost = turn.charged.amount + (0 if turn.uncovered is None else turn.uncovered.amount)
-        # What an endpoint reports may be above what was reserved; nothing else may.
+        # An endpoint may report more than was reserved; no other charge may exceed it.
         if turn.reserved is None or turn.charged.amount < 0:
             yield f"{where} was charged {turn.charged.amount}, and had reserved nothing."
         elif cost > turn.reserved.amount and turn.actual_source != "usage":

@@ -1,4 +1,4 @@
-"""Where a list of delegations goes on: opaque to those who carry it from page to page."""
+"""Positions in a list of delegations, opaque to the clients that carry them from page to page."""
 
 import base64
 import json
@@ -8,16 +8,16 @@ from budget_tools.delegation.store import Stored
 
 
 def write(last: Stored) -> str:
-    """Name the place behind a delegation."""
+    """Return the cursor for the position after a delegation."""
     place = json.dumps([last.created_at_ms, last.delegation_id])
     return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
 
 
 def read(cursor: str) -> tuple[int, str]:
-    """Give the place that a cursor names: when the last one was created, and its id.
+    """Return the position that a cursor names: when the last delegation was created, and its id.
 
     Raises:
-        InvalidArgumentError: it is none that ``write`` made.
+        InvalidArgumentError: ``write`` did not make the cursor.
     """
     try:
         created_at_ms, delegation_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))

@@ -1,7 +1,7 @@
 """The delegations of one data directory: the operations of ``DelegationStore``, each within one transaction.
 
-A delegation is *running* exactly while it has an owner. What an owner leaves behind when it dies, another adopts in one
-transaction, so that no two ever settle the same spend. The transaction is the caller's (``storage/file.py``).
+A delegation is *running* exactly while it has an owner. If an owner dies, another process adopts its delegations in one
+transaction, so that no two ever settle the same spend. The transaction is the caller's (``database/file.py``).
 """
 
 import hashlib
@@ -30,22 +30,22 @@ _NOTHING_LEFT: dict[Status, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """What was taken over, and from whom."""
+    """The delegations taken over, and their owners before."""
 
     orphans: Sequence[Orphan]
     owners: Sequence[tuple[str, str]]
-    """Each delegation with its owner before."""
+    """Each delegation with its previous owner."""
     buried: Sequence[str]
     """The owners that have nothing left to adopt."""
 
 
 class Delegations:
-    """The operations over an open connection; knows no thread and no event loop.
+    """The operations over an open connection, independent of threads and event loops.
 
     Args:
         db: the connection.
-        owners: who owns what, and this process among them.
-        limits: how many there may be.
+        owners: the registry of owners, this process among them.
+        limits: how many delegations there may be.
     """
 
     def __init__(self, db: apsw.Connection, owners: WorkerRegistry, limits: Limits) -> None:
@@ -62,12 +62,12 @@ class Delegations:
         return False
 
     def remember_time(self) -> None:
-        """Nothing here hangs on a clock."""
+        """Do nothing: no row depends on a clock."""
 
-    # -- how one starts ---------------------------------------------------------------------------------------------
+    # -- starting and resuming ---------------------------------------------------------------------------------------
 
     def start(self, call: Call, delegation_id: str, task: Task, *, parent_id: str, depth: int) -> Stored:
-        """Store a new delegation as running here, or give the one that this call started before.
+        """Store a new delegation as running here, or return the one that this call started before.
 
         Raises:
             InvalidArgumentError: as in ``DelegationStore``.
@@ -79,7 +79,7 @@ class Delegations:
         if above is not None:
             tenant, above_depth = above
             if tenant != call.tenant:
-                # A caller says what it is nested in: nobody may draw on another tenant's limit, nor leave it.
+                # The caller names the parent: it must not draw on another tenant's limit, nor escape its own.
                 raise InvalidArgumentError(
                     f"The delegation {parent_id} that this one is nested in is another tenant's: nothing was started."
                 )
@@ -108,16 +108,16 @@ class Delegations:
         return rows.stored(self._db, delegation_id, is_new=True)
 
     def unstart(self, delegation_id: str) -> None:
-        """Take back a start that nobody heard of."""
+        """Delete a delegation whose start was never acknowledged."""
         self._db.execute("DELETE FROM delegations WHERE delegation_id = ?", (delegation_id,))
 
     def resume(
         self, call: Call, delegation_id: str, *, max_turns: int | None, budget_microcents: int | None
     ) -> tuple[Stored, Stored]:
-        """Make a stopped delegation run here again, or give the one that this call resumed before.
+        """Mark a stopped delegation as running here again, or return the one that this call resumed before.
 
         Returns:
-            It as it is now, and as it was before.
+            The delegation now, and before the call.
 
         Raises:
             InvalidArgumentError: as in ``DelegationStore``.
@@ -139,7 +139,7 @@ class Delegations:
         return rows.stored(self._db, delegation_id, is_new=True), before
 
     def unresume(self, call: Call, before: Stored) -> None:
-        """Take back a resume that nobody heard of."""
+        """Undo a resume that was never acknowledged."""
         self._db.execute(
             "UPDATE delegations SET status = ?, owner = NULL, is_cancel_requested = 0, max_turns = ?,"
             " budget_microcents = ?, hint = ?, structured = ? WHERE delegation_id = ?",
@@ -157,12 +157,12 @@ class Delegations:
         )
 
     def knows(self, tenant: str, idempotency_key: str) -> bool:
-        """Say whether a call under this key has started or resumed a delegation before."""
+        """Return whether a call under this key has started or resumed a delegation before."""
         select = "SELECT 1 FROM calls WHERE tenant = ? AND idempotency_key = ?"
         return self._db.execute(select, (tenant, idempotency_key)).fetchone() is not None
 
     def _known(self, call: Call) -> str:
-        """Give the delegation that this call started or resumed before; ``""`` where it is a new call.
+        """Return the delegation that this call started or resumed before; ``""`` for a new call.
 
         Raises:
             InvalidArgumentError: ``IDEMPOTENCY_MISMATCH``.
@@ -195,10 +195,10 @@ class Delegations:
             reason = "is still being settled after its process ended: try again in a moment"
         raise InvalidArgumentError(f"The delegation {stored.delegation_id} {reason}.", code="NOT_RESUMABLE")
 
-    # -- what is read -----------------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------------------------
 
     def find(self, tenant: str, delegation_id: str) -> Stored:
-        """Give a delegation as it stands.
+        """Return a delegation in its current state.
 
         Raises:
             InvalidArgumentError: ``NOT_FOUND``.
@@ -207,10 +207,10 @@ class Delegations:
         return rows.stored(self._db, delegation_id)
 
     def page(self, tenant: str, *, status: Status | None, limit: int, cursor: str) -> tuple[Sequence[Stored], str]:
-        """Give a page of delegations, the newest first, and the cursor of the next.
+        """Return a page of delegations, newest first, and the cursor of the next page.
 
         Raises:
-            InvalidArgumentError: the cursor is none of ours.
+            InvalidArgumentError: this store did not make the cursor.
         """
         after = cursors.read(cursor) if cursor else (2**63 - 1, "")
         found = self._db.execute(
@@ -222,7 +222,7 @@ class Delegations:
         return page, cursors.write(page[-1]) if len(found) > limit else ""
 
     def conversation(self, delegation_id: str) -> Sequence[Message]:
-        """Give the conversation since it last started anew."""
+        """Return the conversation since it was last rebuilt."""
         found = self._db.execute(
             "SELECT role, content, starts_anew FROM messages WHERE delegation_id = ?1 AND position >= coalesce("
             " (SELECT max(position) FROM messages WHERE delegation_id = ?1 AND starts_anew), 0) ORDER BY position",
@@ -234,17 +234,17 @@ class Delegations:
         ]
 
     def left_microcents(self, delegation_id: str) -> int | None:
-        """Say what the tightest limit still allows; ``None`` where there is none."""
+        """Return what the tightest limit still allows; ``None`` if no limit applies."""
         left = left_microcents(self._db, delegation_id)
         return None if left is None else max(left, 0)
 
-    # -- what is written --------------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------------------------
 
     def mark_in_flight(self, delegation_id: str, spend: Spend, struck: Collection[str]) -> None:
-        """Write a spend down before it may happen.
+        """Store a spend before it may happen.
 
         Raises:
-            LimitReachedError: it passes a limit; nothing was written.
+            LimitReachedError: it exceeds a limit; nothing was written.
         """
         self._assert_own(delegation_id)
         self._strike(delegation_id, [*struck, spend.reservation_id])
@@ -255,7 +255,7 @@ class Delegations:
         self._touch(delegation_id)
 
     def write(self, delegation_id: str, step: Step) -> None:
-        """Add to a delegation that this process owns."""
+        """Write a step of a delegation that this process owns."""
         self._assert_own(delegation_id)
         if step.turn is not None:
             self._db.execute(
@@ -334,14 +334,14 @@ class Delegations:
         )
 
     def cancel_requests(self) -> Collection[str]:
-        """Give the running delegations of this process that somebody asked to stop."""
+        """Return the running delegations of this process for which a stop was requested."""
         found = self._db.execute(
             "SELECT delegation_id FROM delegations WHERE owner = ? AND is_cancel_requested", (self._owners.own_id,)
         )
         return {str(delegation_id) for (delegation_id,) in found}
 
     def adopt(self) -> Adopted:
-        """Take over the running delegations whose owners died."""
+        """Take over the running delegations of dead owners."""
         buried = self._owners.dead()
         running = self._db.execute(
             "SELECT owner, delegation_id FROM delegations WHERE owner IS NOT NULL ORDER BY owner, delegation_id"
@@ -360,7 +360,7 @@ class Delegations:
         return Adopted(orphans, taken, buried)
 
     def abandon(self, adopted: Adopted) -> None:
-        """Take back an adoption that nobody heard of."""
+        """Undo an adoption whose result was never received."""
         self._set_owners(adopted.owners)
 
     def _set_owners(self, owners: Sequence[tuple[str, str]]) -> None:
@@ -370,13 +370,13 @@ class Delegations:
         )
 
     def owns_any(self) -> bool:
-        """Say whether this process still owns running delegations."""
+        """Return whether this process still owns running delegations."""
         return bool(self._db.execute("SELECT 1 FROM delegations WHERE owner = ?", (self._owners.own_id,)).get)
 
     def prune(self, before_ms: int) -> int:
-        """Forget what nothing happened to since then.
+        """Delete delegations without any change since then.
 
-        A family is forgotten together: the limit of each is used up by all below it, whether they still run or not.
+        A family is deleted together: all delegations below one use up its limit, running or not.
         """
         self._db.execute(
             """
@@ -400,7 +400,7 @@ class Delegations:
         )
         return self._db.changes()
 
-    # -- what must hold ---------------------------------------------------------------------------------------------
+    # -- invariants --------------------------------------------------------------------------------------------------
 
     def _check_exists(self, tenant: str, delegation_id: str) -> None:
         if not self._db.execute(

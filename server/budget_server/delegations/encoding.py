@@ -1,4 +1,4 @@
-"""How what a model said becomes text in a table, and the same again when it is read."""
+"""Encoding of a model's words as text in a table, and back without a difference."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def to_json(value: object) -> str:
-    """Write a value as JSON.
+    """Convert a value to JSON.
 
-    Text stays readable, unless there is half of a surrogate pair in it, which the API may send and no UTF-8 can hold:
-    then all but ASCII is escaped. NUL always is.
+    Text stays readable, unless it contains half of a surrogate pair, which the API may send but UTF-8 cannot encode:
+    then everything but ASCII is escaped. NUL always is.
     """
     text = _dumps(value, ensure_ascii=False)
     if text.isascii():
@@ -22,7 +22,7 @@ def to_json(value: object) -> str:
 
 
 def from_json(text: str) -> Any:  # noqa: ANN401 - whatever was stored
-    """Read what ``to_json`` wrote."""
+    """Parse the output of ``to_json``."""
     return json.loads(text)
 
 
@@ -31,7 +31,7 @@ def _dumps(value: object, *, ensure_ascii: bool) -> str:
 
 
 def _plain(value: object) -> object:
-    """Give an interface's container as the one that JSON knows."""
+    """Convert a container of an interface type to its JSON equivalent."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Sequence):

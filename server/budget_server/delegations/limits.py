@@ -1,7 +1,7 @@
-"""What a delegation may still be charged, and how many may run: the limits that a tree of delegations is kept within.
+"""Limits of a tree of delegations: the amount that each may still be charged, and the number that may run.
 
-A limit of a delegation is used up by all that it and those below it were charged, have in flight and hold. A spend
-whose charge is known is no longer in flight: the delegation's ``spent_microcents`` has it.
+A delegation's limit is used up by all that it and those below it were charged, have in flight and have reserved. A
+spend with a known charge is no longer in flight: it is counted in the delegation's ``spent_microcents``.
 """
 
 from collections.abc import Callable
@@ -51,17 +51,17 @@ _SPENT_BELOW = """
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """How many delegations there may be."""
+    """Limits on the number of delegations."""
 
     max_running: int = MAX_RUNNING
-    """In all processes of the data directory."""
+    """Most running ones in all processes of the data directory."""
     max_children: int = MAX_CHILDREN
-    """Running ones that one delegation's sub-agent made."""
+    """Most running ones that one delegation's sub-agent started."""
     max_depth: int = MAX_DEPTH
-    """How deep they may be nested; a host's own is 1 deep."""
+    """Deepest nesting; a delegation started by a host has depth 1."""
 
     def check_depth(self, depth: int) -> None:
-        """Refuse a delegation that is nested too deep.
+        """Refuse a delegation that is nested too deeply.
 
         Raises:
             InvalidArgumentError: ``NESTED_TOO_DEEP``.
@@ -74,7 +74,7 @@ class Limits:
             )
 
     def check_running(self, db: apsw.Connection, parent_id: str, is_alive: Callable[[str], bool]) -> None:
-        """Refuse one more where enough are running; those of owners that died run no more.
+        """Refuse another delegation if enough are running; those of dead owners do not count as running.
 
         Raises:
             InvalidArgumentError: ``TOO_MANY_DELEGATIONS``.
@@ -100,10 +100,10 @@ class Limits:
 
 
 def left_microcents(db: apsw.Connection, delegation_id: str) -> int | None:
-    """Say what the tightest limit above a delegation, its own included, still allows.
+    """Return the amount that the tightest limit above a delegation, its own included, still allows.
 
     Returns:
-        Microcents, less than 0 where more than a limit is used up; ``None`` where there is no limit.
+        Microcents, negative if more than a limit is used up; ``None`` if no limit applies.
     """
     left = db.execute(_LEFT, (delegation_id,)).get
     assert left is None or isinstance(left, int)
@@ -111,7 +111,7 @@ def left_microcents(db: apsw.Connection, delegation_id: str) -> int | None:
 
 
 def spent_below_microcents(db: apsw.Connection, delegation_id: str) -> int:
-    """Say what the delegations that a sub-agent made were charged, and theirs."""
+    """Return the charges of the delegations that a sub-agent started, and of those below them."""
     spent = db.execute(_SPENT_BELOW, (delegation_id,)).get
     assert isinstance(spent, int)
     return spent

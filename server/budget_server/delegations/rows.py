@@ -1,4 +1,4 @@
-"""Rows of the delegations file, and the data that the loop works with."""
+"""Rows of the delegations file, and their conversion from and to the loop's data."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ COLUMNS = (
 
 
 def stored(db: apsw.Connection, delegation_id: str, *, is_new: bool = False) -> Stored:
-    """Load a delegation that there is, with its turns."""
+    """Load an existing delegation with its turns."""
     row = db.execute(
         f"SELECT {COLUMNS} FROM delegations WHERE delegation_id = ?",  # noqa: S608 - constants
         (delegation_id,),
@@ -36,7 +36,7 @@ def stored(db: apsw.Connection, delegation_id: str, *, is_new: bool = False) -> 
 
 
 def of_row(db: apsw.Connection, row: tuple[Any, ...], *, turns: Sequence[TurnRecord], is_new: bool = False) -> Stored:
-    """Make a delegation of its row, whose columns are ``COLUMNS``."""
+    """Build a delegation from its row, whose columns are ``COLUMNS``."""
     (
         delegation_id,
         tenant,
@@ -85,7 +85,7 @@ def _turn(record: object) -> TurnRecord:
 
 
 def spends(db: apsw.Connection, delegation_id: str) -> list[Spend]:
-    """Load what a delegation has in flight, in the order of its turns."""
+    """Load the spends that a delegation has in flight, in the order of its turns."""
     rows = db.execute(
         "SELECT reservation_id, turn, idempotency_key, subject, action, unit, bound, is_hold, charge, metadata"
         " FROM spends WHERE delegation_id = ? ORDER BY turn, reservation_id",
@@ -111,7 +111,7 @@ def _spend(row: tuple[Any, ...]) -> Spend:
 
 
 def insert_spend(db: apsw.Connection, delegation_id: str, spend: Spend) -> None:
-    """Write a spend down."""
+    """Insert the row of a spend."""
     db.execute(
         "INSERT INTO spends (delegation_id, reservation_id, turn, idempotency_key, subject, action, unit, bound,"
         " is_hold, charge, metadata) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

@@ -1,4 +1,4 @@
-"""The delegations file's tables, and the migrations that lead to them (``storage/schema.py``)."""
+"""The delegations file's tables, and the migrations that create them (``database/schema.py``)."""
 
 import apsw
 
@@ -83,7 +83,7 @@ DELEGATIONS_KIND = FileKind(
     contents="delegations",
     application_id=0x43594431,  # CYD1
     migrations=(_m001_delegations,),
-    # Whatever a delegation pays for ends in a message; other writes that are lost are made good at the next start.
+    # Every paid step of a delegation ends in a message; other lost writes are repaired at the next start.
     high_water=(
         "SELECT (SELECT coalesce(max(rowid), 0) FROM delegations), (SELECT coalesce(max(rowid), 0) FROM messages)"
     ),

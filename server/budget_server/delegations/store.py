@@ -1,6 +1,6 @@
-"""The delegations file for coroutines: what the loop asks of a store, each as one durable transaction.
+"""The delegations file for coroutines: the operations of the loop's store, each as one durable transaction.
 
-A caller that is cancelled before it hears of a start, a resume or an adoption leaves nothing running that nobody runs.
+A start, resume or adoption whose caller is cancelled before it returns leaves no delegation running without a runner.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -25,17 +25,17 @@ class SqliteDelegationStore(DelegationStore):
     """The delegations of one data directory, shared by its processes.
 
     Args:
-        directory: the data directory; made, for its owner alone, where it is absent.
+        directory: the data directory; created, for its owner alone, if it is absent.
         max_running: most delegations that run in all processes.
         max_children: most running ones of one delegation's sub-agent.
-        max_depth: how deep they may be nested; a host's own is 1 deep.
-        clock: gives the time in milliseconds since the epoch.
+        max_depth: deepest nesting; a delegation started by a host has depth 1.
+        clock: returns the time in milliseconds since the epoch.
         lock_deadline_seconds: longest wait for other processes.
 
     Raises:
-        ConfigurationError: the place cannot be written, or the file is not one this version knows.
-        StorageUnavailableError: another process held it past the deadline; so may every method say, having written
-            nothing.
+        ConfigurationError: the path cannot be written, or the file is not one that this version knows.
+        StorageUnavailableError: another process held it past the deadline; every method may raise this too, having
+            written nothing.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class SqliteDelegationStore(DelegationStore):
         )
 
     async def start(self, call: Call, delegation_id: str, task: Task, *, parent_id: str, depth: int) -> Stored:
-        """Store a new delegation as running here, or give the one that this key started before."""
+        """Store a new delegation as running here, or return the one that this key started before."""
         _check_storable(idempotency_key=call.idempotency_key)
 
         def undo(delegations: Delegations, stored: Stored) -> None:
@@ -77,7 +77,7 @@ class SqliteDelegationStore(DelegationStore):
     async def resume(
         self, call: Call, delegation_id: str, *, max_turns: int | None, budget_microcents: int | None
     ) -> Stored:
-        """Make a stopped delegation run here again, under new limits where they are given; a repeated key joins."""
+        """Mark a stopped delegation as running here again, under new limits if any are given; a repeated key joins."""
         _check_storable(idempotency_key=call.idempotency_key, delegation_id=delegation_id)
 
         def undo(delegations: Delegations, resumed: tuple[Stored, Stored]) -> None:
@@ -94,77 +94,78 @@ class SqliteDelegationStore(DelegationStore):
         return stored
 
     async def knows(self, tenant: str, idempotency_key: str) -> bool:
-        """Say whether a call under this key was made before."""
+        """Return whether a call under this key was made before."""
         _check_storable(idempotency_key=idempotency_key)
         return await self._file.run(lambda delegations: delegations.knows(tenant, idempotency_key))
 
     async def find(self, tenant: str, delegation_id: str) -> Stored:
-        """Give a delegation as it stands."""
+        """Return a delegation in its current state."""
         _check_storable(delegation_id=delegation_id)
         return await self._file.run(lambda delegations: delegations.find(tenant, delegation_id))
 
     async def list(
         self, tenant: str, *, status: Status | None = None, limit: int = 20, cursor: str = ""
     ) -> tuple[Sequence[Stored], str]:
-        """Give delegations, the newest first, without their turns; and the cursor of the next page."""
+        """Return delegations, newest first, without their turns, and the cursor of the next page."""
         _check_storable(cursor=cursor)
         return await self._file.run(
             lambda delegations: delegations.page(tenant, status=status, limit=limit, cursor=cursor), is_brief=False
         )
 
     async def conversation(self, delegation_id: str) -> Sequence[Message]:
-        """Give the conversation since it last started anew, in order."""
+        """Return the conversation since it was last rebuilt, in order."""
         return await self._file.run(lambda delegations: delegations.conversation(delegation_id), is_brief=False)
 
     async def left_microcents(self, delegation_id: str) -> int | None:
-        """Say what the tightest limit of this delegation and of those it was made under still allows."""
+        """Return the amount that the tightest limit of this delegation and those above it still allows."""
         return await self._file.run(lambda delegations: delegations.left_microcents(delegation_id))
 
     async def mark_in_flight(self, delegation_id: str, spend: Spend, *, struck: Collection[str] = ()) -> None:
-        """Write a spend down before it may happen."""
+        """Store a spend before it may happen."""
         await self._file.run(lambda delegations: delegations.mark_in_flight(delegation_id, spend, struck))
 
     async def write(self, delegation_id: str, step: Step) -> None:
-        """Add to a delegation that this process owns."""
+        """Write a step of a delegation that this process owns."""
         await self._file.run(lambda delegations: delegations.write(delegation_id, step))
 
     async def request_cancel(self, tenant: str, delegation_id: str) -> None:
-        """Ask the owner of a running delegation to stop it; nothing where it does not run."""
+        """Ask the owner of a running delegation to stop it; do nothing if it is not running."""
         _check_storable(delegation_id=delegation_id)
         await self._file.run(lambda delegations: delegations.request_cancel(tenant, delegation_id))
 
     async def cancel_requests(self) -> Collection[str]:
-        """Give the delegations of this process that somebody asked to stop, and that still run."""
+        """Return the delegations of this process for which a stop was requested, and that still run."""
         if not self._owners.own_id:
             return ()
         return await self._file.run(Delegations.cancel_requests)
 
     async def orphans(self) -> Sequence[Orphan]:
-        """Take over the delegations whose owners died: they are this process's until their ``outcome`` is written."""
+        """Take over the delegations of dead owners: they belong to this process until their ``outcome`` is written."""
         adopted = await self._file.run(Delegations.adopt, Delegations.abandon, is_brief=False)
         for owner_id in adopted.buried:
             self._owners.remove(owner_id)
         return adopted.orphans
 
     async def prune(self, before_ms: int) -> int:
-        """Forget stopped delegations that nothing happened to since then, once nothing of theirs is in flight.
+        """Delete stopped delegations without any change since then, once none of their spends is in flight.
 
-        Those that one delegation's sub-agents made are forgotten with it, and not before: its limit counts them.
+        Delegations that one delegation's sub-agents started are deleted together with it, and not before: its limit
+        counts them.
         """
         return await self._file.run(lambda delegations: delegations.prune(before_ms), is_brief=False)
 
     async def aclose(self) -> None:
-        """Close it; what this process still owns are orphans from now on."""
+        """Close the store; delegations that this process still owns are orphans from now on."""
         try:
             leaves_orphans = await self._file.run(Delegations.owns_any)
         except StorageUnavailableError:
-            leaves_orphans = True  # whoever looks will find out
+            leaves_orphans = True  # the next process that looks will find out
         await self._file.aclose()
         self._owners.close(leaves_orphans=leaves_orphans)
 
 
 def _check_storable(**arguments: str) -> None:
-    """Refuse what no file can hold as text: half of a surrogate pair.
+    """Check that a file can store these texts: half of a surrogate pair cannot be encoded.
 
     Raises:
         InvalidArgumentError: names the argument.

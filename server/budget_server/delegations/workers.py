@@ -1,7 +1,7 @@
-"""Who owns a delegation, and whether its owner still lives: without leases and without clocks.
+"""The owners of delegations, and whether they are still alive, without leases and without clocks.
 
-Each process that runs delegations holds a lock on a file of its own in ``owners/``, which the kernel drops when it
-dies, however that happens. Its file stays for as long as something of it waits to be adopted.
+Each process that runs delegations holds a lock on a file of its own in ``owners/``, which the kernel drops however the
+process dies. The file stays for as long as any delegation of it waits to be adopted.
 """
 
 import os
@@ -20,7 +20,7 @@ _OWNER_ID = re.compile(r"[0-9a-f-]{36}")
 
 
 class WorkerRegistry:
-    """The owners of one data directory, one of whom this process may become.
+    """The owners of one data directory, one of which this process may become.
 
     Args:
         directory: the data directory.
@@ -30,13 +30,13 @@ class WorkerRegistry:
         self._directory = directory / OWNERS_DIRECTORY
         self._fd = -1
         self.own_id = ""
-        """This process as an owner; ``""`` before it became one."""
+        """This process's id as an owner; ``""`` before it becomes one."""
 
     def claim(self) -> str:
-        """Become an owner, if this process is none yet, and give its id.
+        """Register this process as an owner, if it is not one yet, and return its id.
 
         Raises:
-            StorageUnavailableError: the file cannot be made.
+            StorageUnavailableError: the file cannot be created.
         """
         while not self.own_id:
             owner_id = time_ordered_id()
@@ -44,7 +44,7 @@ class WorkerRegistry:
             try:
                 self._directory.mkdir(mode=0o700, exist_ok=True)
                 fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o600)
-                # Before the lock was taken the file looked like a dead owner's: somebody may have removed it.
+                # Before the lock was taken the file looked like a dead owner's: another process may have removed it.
                 if try_lock(fd) and _is_still(fd, path):
                     flush(self._directory)  # a row that names the owner must not outlive the file
                     self._fd, self.own_id = fd, owner_id
@@ -55,15 +55,15 @@ class WorkerRegistry:
         return self.own_id
 
     def is_alive(self, owner_id: str) -> bool:
-        """Say whether the process of this id still runs and has not closed its store."""
+        """Return whether the process of this id still runs and has not closed its store."""
         return owner_id == self.own_id or not _is_dead(self._directory / owner_id)
 
     def dead(self) -> list[str]:
-        """Give the owners that are dead and have left their file."""
+        """Return the owners that are dead and have left their file."""
         return [path.name for path in _files(self._directory) if _is_dead(path)]
 
     def remove(self, owner_id: str) -> None:
-        """Remove the file of an owner that is dead, and leaves nothing that waits to be adopted."""
+        """Remove the file of a dead owner that has nothing left to be adopted."""
         path = self._directory / owner_id
         fd = _open(path)
         if fd is None:
@@ -75,7 +75,7 @@ class WorkerRegistry:
             os.close(fd)
 
     def close(self, *, leaves_orphans: bool) -> None:
-        """Cease to be an owner; the file tells others of what is left behind, if anything is."""
+        """Unregister this process; the file stays if it leaves orphans, so that others find them."""
         if not self.own_id:
             return
         if not leaves_orphans:
@@ -85,7 +85,7 @@ class WorkerRegistry:
 
 
 def may_have_orphans(directory: Path) -> bool:
-    """Say whether a process may have left running delegations behind in this data directory; opens no database."""
+    """Return whether a process may have left running delegations in this data directory; opens no database."""
     return any(_is_dead(path) for path in _files(directory / OWNERS_DIRECTORY))
 
 
@@ -112,12 +112,13 @@ def _open(path: Path) -> int | None:
     except FileNotFoundError:
         return None
     except OSError as exc:
-        # Neither dead nor alive may be guessed: one spends money twice, the other leaves it held for ever.
+        # Guessing is wrong either way: a dead owner taken for alive keeps money reserved forever, an alive one taken
+        # for dead spends it twice.
         raise StorageUnavailableError(f"The owner file {path} could not be opened: {exc.strerror}.") from exc
 
 
 def _is_still(fd: int, path: Path) -> bool:
-    """Say whether an open file still has its name."""
+    """Return whether an open file still has its name."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:

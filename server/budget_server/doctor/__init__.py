@@ -1,4 +1,4 @@
-"""What ``cycles-budget-mcp doctor`` looks at: each check says how one thing stands, and what to do where it does not.
+"""The checks of ``cycles-budget-mcp doctor``: each reports the state of one thing, and what to do if it is wrong.
 
-No check changes anything that a start of the server would not, and none says anything that may be a secret.
+No check changes anything that a start of the server would not, and none reports anything that may be a secret.
 """

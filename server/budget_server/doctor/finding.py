@@ -1,28 +1,28 @@
-"""What a check found."""
+"""The findings of a check."""
 
 from typing import Literal, NamedTuple
 
 Level = Literal["ok", "warning", "problem"]
-"""``warning`` is what a person should know; ``problem`` is what will not work."""
+"""``warning`` is worth knowing; ``problem`` will not work."""
 
 
 class Finding(NamedTuple):
-    """One line: how a thing stands, and what to do."""
+    """One line: the state of a thing, and what to do."""
 
     level: Level
     text: str
 
 
 def ok(text: str) -> Finding:
-    """Say that all is well with a thing."""
+    """Build a finding that all is well."""
     return Finding("ok", text)
 
 
 def warning(text: str) -> Finding:
-    """Say what a person should know."""
+    """Build a finding that a person should know."""
     return Finding("warning", text)
 
 
 def problem(text: str) -> Finding:
-    """Say what will not work, and what to do."""
+    """Build a finding of something that will not work, with what to do."""
     return Finding("problem", text)

@@ -1,4 +1,4 @@
-"""Checks of the machine: what is installed on it, where this program keeps its files, where its days begin."""
+"""Checks of the machine: the installed packages, the program's files, and the time zone of its days."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ from budget_server.hosts.entry import PROGRAM
 from budget_tools.core.errors import ConfigurationError
 
 PACKAGES = ("mcp", "anthropic", "runcycles", "genai-prices", "pydantic")
-"""Those whose versions matter most to what may go wrong."""
+"""The packages whose versions matter most to faults."""
 
 _NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre"})
 _NETWORK_MOUNTS = ("fuse.sshfs", "fuse.rclone", "fuse.glusterfs", "fuse.s3fs")
@@ -26,7 +26,7 @@ _SYNCHRONISED = ("dropbox", "onedrive", "google drive", "googledrive", "mobile d
 
 
 def programs() -> Iterator[Finding]:
-    """Say which versions run."""
+    """Report the versions in use."""
     yield ok(f"cycles-budget-mcp {version(PROGRAM)} on Python {platform.python_version()}, {sys.executable}")
     found = []
     for package in PACKAGES:
@@ -43,7 +43,7 @@ def programs() -> Iterator[Finding]:
 
 
 def data_directory(settings: Settings) -> Iterator[Finding]:
-    """Say whether the data directory can be used, and whether it is private and local as far as can be told."""
+    """Check that the data directory can be used, and that it is private and local as far as can be known."""
     directory = settings.budget_data_dir.absolute()
     if not directory.exists():
         above = next(parent for parent in directory.parents if parent.exists())
@@ -69,7 +69,7 @@ def data_directory(settings: Settings) -> Iterator[Finding]:
 def _seclusion(directory: Path) -> Iterator[Finding]:
     is_well = True
     status = directory.stat()
-    # Windows has neither modes nor owners; what it answers here says nothing.
+    # Windows has neither these modes nor owners; its answers here mean nothing.
     if os.name == "posix" and status.st_mode & 0o077:
         is_well = False
         yield warning(f"Others on this machine may look into {directory}: chmod 700 {directory}")
@@ -96,7 +96,7 @@ def _seclusion(directory: Path) -> Iterator[Finding]:
 
 
 def _network_file_system(directory: Path) -> str:
-    """Name the network file system that a directory is on; empty where it is on none, or where nobody tells."""
+    """Return the network file system of a directory; empty if it is on none, or if that cannot be known."""
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -110,7 +110,7 @@ def _network_file_system(directory: Path) -> str:
 
 
 def time_zone(settings: Settings) -> Iterator[Finding]:
-    """Say where days begin."""
+    """Report the time zone in which days begin."""
     try:
         name = settings.time_zone
     except ConfigurationError as exc:

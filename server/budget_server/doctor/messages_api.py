@@ -1,4 +1,4 @@
-"""Whether the Claude API, or the gateway in its place, answers: one request, free of charge, and what its end means."""
+"""A check that the Claude API, or the gateway in its place, answers: one free request, and its outcome's meaning."""
 
 import socket
 import ssl
@@ -22,7 +22,7 @@ _PROXY_WANTS_CREDENTIALS = 407
 
 
 async def ask(endpoint: Endpoint, model: str) -> Finding:
-    """Have the endpoint count the tokens of one word, and say what came of it."""
+    """Request a token count of one word from the endpoint, and report the outcome."""
     import anthropic  # here: about a second that few runs should wait for
     import httpx2
 
@@ -100,7 +100,7 @@ def _foreign(endpoint: Endpoint, what: str) -> str:
 
 
 def _unreached(endpoint: Endpoint, exc: BaseException) -> str:
-    """Say what kept a request from an answer, by the first error that names a cause."""
+    """Return why a request got no answer, from the first error that names a cause."""
     import anthropic
     import httpx2
 
@@ -143,7 +143,7 @@ def _proxy_name(endpoint: Endpoint) -> str:
 
 
 def _origin(url: str) -> str:
-    """Show where an address leads, without what may be secret in it."""
+    """Return the origin of an address, without any part that may be secret."""
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""

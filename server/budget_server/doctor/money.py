@@ -25,17 +25,17 @@ from budget_tools.pricing.book import PriceBook
 from budget_tools.spends.responses import Standing, standing
 
 MAX_FINDINGS = 3
-"""Most that is told of a ledger that is not sound; ``check`` tells all."""
+"""Most findings that are reported of an unsound ledger; ``check`` reports all."""
 
 RETIREMENT_DAYS = 60
-"""How long before a model's end a person should hear of it."""
+"""Days before a model's end from which a person is warned."""
 
 ANSWER_SECONDS = 15.0
 """Longest wait for a Cycles server."""
 
 
 def ledger(settings: Settings) -> Iterator[Finding]:
-    """Say whether this machine's ledger is sound, and what is left of its budgets."""
+    """Check that this machine's ledger is sound, and report what is left of its budgets."""
     path = settings.budget_data_dir / LEDGER_FILE
     if not path.exists():
         if settings.budget_usd is None:
@@ -89,7 +89,7 @@ def _budgets(settings: Settings, path: Path) -> Iterator[Finding]:
 
 
 def authority(settings: Settings) -> Iterator[Finding]:
-    """Say whether the Cycles server answers this tenant, and what is left of its budget."""
+    """Check that the Cycles server answers this tenant, and report what is left of its budget."""
     address = urlsplit(settings.cycles_base_url)
     name = f"{address.scheme}://{address.hostname}{f':{address.port}' if address.port else ''}"  # without credentials
     try:
@@ -118,7 +118,7 @@ async def _standing(settings: Settings) -> Standing | None:
 
 
 def people(settings: Settings) -> Iterator[Finding]:
-    """Say what a person is asked before money is spent."""
+    """Report what a person is asked before money is spent."""
     if settings.budget_confirm_usd is not None:
         yield ok(f"A person confirms a delegation that may spend more than ${format_usd(settings.budget_confirm_usd)}")
     if settings.budget_raise_to_usd is None:
@@ -130,7 +130,7 @@ def people(settings: Settings) -> Iterator[Finding]:
 
 
 def delegations(settings: Settings) -> Iterator[Finding]:
-    """Say whether the delegations' file can be read, and what processes that died left behind."""
+    """Check that the delegations' file can be read, and report what dead processes left behind."""
     path = settings.budget_data_dir / DELEGATIONS_FILE
     if path.exists():
         try:
@@ -156,7 +156,7 @@ def _delegations(path: Path) -> Iterator[Finding]:
         if damage != "ok":
             yield problem(f"The delegations {path} are damaged ({damage}): restore a copy, or move the file away.")
             return
-        with db:  # one moment for all that follows
+        with db:  # one snapshot for all that follows
             rows = db.execute("SELECT delegation_id, owner FROM delegations WHERE owner IS NOT NULL")
             owner_of = {str(delegation): str(owner) for delegation, owner in rows}
             rows = db.execute("SELECT delegation_id, bound FROM spends WHERE NOT is_hold")
@@ -181,7 +181,7 @@ def _many(count: int, noun: str) -> str:
 
 
 def prices(settings: Settings) -> Iterator[Finding]:
-    """Say whether the prices can be read, and whether the default model has one and is still served."""
+    """Check that the prices can be read, and that the default model has one and is still served."""
     try:
         book = PriceBook.load(settings.budget_prices, base_url=settings.anthropic_base_url)
     except ConfigurationError as exc:

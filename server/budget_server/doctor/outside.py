@@ -1,4 +1,4 @@
-"""Checks of what is outside: a sub-agent's tools, the Claude API, and the hosts that start this server."""
+"""Checks of external parts: a sub-agent's tools, the Claude API, and the hosts that start this server."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def tools(settings: Settings, *, starts_servers: bool) -> Iterator[Finding]:
-    """Say whether the tools file can be read, and with ``starts_servers`` what each of its servers offers."""
+    """Check that the tools file can be read, and with ``starts_servers`` report what each of its servers offers."""
     if settings.budget_subagent_servers is None:
         yield ok("No tools for sub-agents (BUDGET_SUBAGENT_SERVERS)")
         return
@@ -58,7 +58,7 @@ async def _server(toolbox: "Toolbox", name: str) -> Finding:
 
 
 def claude(settings: Settings, *, is_online: bool) -> Iterator[Finding]:
-    """Say whether a credential is set and requests find their way, and if ``is_online`` whether the API takes them."""
+    """Check that a credential is set and requests can be sent, and if ``is_online`` that the API accepts them."""
     endpoint = settings.claude_endpoint
     if not endpoint.has_credential:
         yield warning(
@@ -79,7 +79,7 @@ def claude(settings: Settings, *, is_online: bool) -> Iterator[Finding]:
 
 
 def issuer(settings: Settings, *, is_online: bool) -> Iterator[Finding]:
-    """Say whose access tokens are taken over HTTP, and with ``is_online`` whether their issuer gives its keys."""
+    """Report whose access tokens are accepted over HTTP; with ``is_online``, check that their issuer has its keys."""
     url = settings.budget_oauth_issuer
     if not url:
         return
@@ -88,7 +88,7 @@ def issuer(settings: Settings, *, is_online: bool) -> Iterator[Finding]:
         taken += f", all as the tenant {settings.subject.tenant}"
     yield ok(taken if is_online else f"{taken}; --online asks for its keys")
     if is_online:
-        from budget_server.auth.issuer import Issuer  # here: it brings cryptography
+        from budget_server.auth.issuer import Issuer  # here: it imports cryptography
 
         try:
             keys = asyncio.run(Issuer(url, jwks_url=settings.budget_oauth_jwks_url).read())
@@ -99,7 +99,7 @@ def issuer(settings: Settings, *, is_online: bool) -> Iterator[Finding]:
 
 
 def hosts(settings: Settings | None) -> Iterator[Finding]:
-    """Say in which hosts' files this server is registered, and whether what is written there can start."""
+    """Report the hosts that register this server, and whether each entry can start."""
     registered = 0
     for file, host in _host_files().items():
         try:
@@ -119,7 +119,7 @@ def hosts(settings: Settings | None) -> Iterator[Finding]:
 
 
 def _entries(host: Host, content: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Give the servers that a host's file names, for every project and for the one in this directory."""
+    """Return the servers in a host's file, for every project and for the one in this directory."""
     projects = content.get(host.projects)
     project = projects.get(str(Path.cwd())) if isinstance(projects, dict) else None
     holders = [content, project if isinstance(project, dict) else {}]
@@ -128,7 +128,7 @@ def _entries(host: Host, content: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _host_files() -> dict[Path, Host]:
-    """Give the files of the hosts that are installed, and of the project in this directory."""
+    """Return the files of the installed hosts, and of the project in this directory."""
     found: dict[Path, Host] = {}
     for host in HOSTS.values():
         path, is_installed = user_file(host, os.environ, Path.home())

@@ -1,1 +1,1 @@
-"""MCP hosts: where each keeps its configuration, and how an entry is written there."""
+"""MCP hosts: the place of each one's configuration, and writing an entry there."""

@@ -1,6 +1,6 @@
-"""A host's configuration file, which is somebody else's: read it whole, keep a copy, replace it in one step.
+"""A host's configuration file, which belongs to the user: read it whole, keep a copy, replace it in one step.
 
-The file is never half written: until the new one has its name, the old one has it, with all that it held.
+The file is never half written: the old content keeps its name until the complete new one takes it over.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from pathlib import Path
 from budget_tools.core.errors import ConfigurationError
 
 NEW_FILE_MODE = 0o600
-"""What a file that was not there is made with: it may come to hold a key."""
+"""The mode of a new file: it may come to hold a key."""
 
 _MARK = ".before-budget-"
 _BYTE_ORDER_MARK = "\ufeff"
@@ -25,7 +25,7 @@ _BYTE_ORDER_MARK = "\ufeff"
 class HostFile:
     """A file as it was read.
 
-    ``path`` is the file itself, behind any links; ``content`` is ``None`` where it is absent.
+    ``path`` is the file itself, behind any links; ``content`` is ``None`` if it is absent.
     """
 
     path: Path
@@ -37,7 +37,7 @@ class HostFile:
         """Read a file.
 
         Raises:
-            ConfigurationError: it cannot be read, or is no plain file.
+            ConfigurationError: it cannot be read, or is not a regular file.
         """
         try:
             target = path.resolve()
@@ -47,12 +47,12 @@ class HostFile:
             return cls(path=target, content=target.read_bytes(), mode=stat.S_IMODE(status.st_mode))
         except FileNotFoundError:
             return cls(path=path.resolve(), content=None)
-        except (OSError, RuntimeError) as exc:  # RuntimeError: links that lead in a circle, before Python 3.13
+        except (OSError, RuntimeError) as exc:  # RuntimeError: links in a circle, before Python 3.13
             raise ConfigurationError(f"{path} cannot be read: {_reason(exc)}.") from exc
 
     @property
     def text(self) -> str:
-        """What the file says, without a byte order mark.
+        """The text of the file, without a byte order mark.
 
         Raises:
             ConfigurationError: it is not UTF-8.
@@ -61,23 +61,23 @@ class HostFile:
 
     @property
     def is_open_to_others(self) -> bool:
-        """Whether others on this machine may read it, as far as modes tell."""
+        """Whether others on this machine may read it, as far as modes show."""
         return os.name == "posix" and bool(self.mode & 0o044)
 
     def copies(self) -> Iterator[str]:
-        """Give what the copies beside it say that were made here, the newest first."""
+        """Yield the content of the backup copies beside it, newest first."""
         for copy in sorted(self.path.parent.glob(f"{_escaped(self.path.name)}{_MARK}*"), reverse=True):
             with contextlib.suppress(OSError, ConfigurationError):
                 yield _text(copy.read_bytes(), copy)
 
     def replace(self, text: str, *, may_make_directory: bool = False) -> Path | None:
-        """Write a text in the file's place, keeping a copy of what was there beside it.
+        """Replace the file's content by a text, keeping a copy of the old content beside it.
 
         Returns:
-            The copy; ``None`` where there was no file.
+            The copy; ``None`` if the file did not exist.
 
         Raises:
-            ConfigurationError: it could not be written, or changed since it was read; it is as it was.
+            ConfigurationError: it could not be written, or changed since it was read; it is unchanged.
         """
         begins = (self.content or b"").decode("utf-8", "replace").startswith(_BYTE_ORDER_MARK)
         try:
@@ -91,7 +91,7 @@ class HostFile:
             with _written_beside(self.path, new, self.mode) as written:
                 if HostFile.read(self.path).content != self.content:
                     raise ConfigurationError(f"{self.path} changed meanwhile, and is left alone: try again.")
-                os.replace(written, self.path)  # noqa: PTH105 - as plain as what it promises
+                os.replace(written, self.path)  # noqa: PTH105 - as plain as its guarantee
             _flush(self.path.parent)
         except OSError as exc:
             raise ConfigurationError(f"{self.path} could not be written, and is as it was: {_reason(exc)}.") from exc
@@ -109,7 +109,7 @@ class HostFile:
 
 @contextlib.contextmanager
 def _written_beside(path: Path, content: bytes, mode: int) -> Iterator[Path]:
-    """Write a file of another name that is on the disk when it is given; it is gone afterwards, unless renamed."""
+    """Write a file of another name, durable before it is yielded; afterwards it is removed, unless renamed."""
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
     written = Path(name)
     try:
@@ -125,7 +125,7 @@ def _written_beside(path: Path, content: bytes, mode: int) -> Iterator[Path]:
 
 
 def _keep_owner(written: Path, path: Path) -> None:
-    """Leave a file to whom it belongs, also when an administrator writes it."""
+    """Preserve a file's owner, also when an administrator writes it."""
     if os.name == "posix":
         with contextlib.suppress(OSError):
             status = path.stat()
@@ -148,8 +148,8 @@ def _reason(exc: Exception) -> str:
 
 
 def _flush(directory: Path) -> None:
-    """Make a new name durable, where the platform can."""
-    with contextlib.suppress(OSError):  # Windows opens no directory
+    """Make a new name durable, if the platform can."""
+    with contextlib.suppress(OSError):  # Windows cannot open a directory
         fd = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(fd)

@@ -1,4 +1,4 @@
-"""Our entry among a host's servers: how it starts this program, whether it is ours, and how it may be shown."""
+"""Our entry among a host's servers: the command that starts this program, its recognition, and its display."""
 
 import re
 import sys
@@ -22,7 +22,7 @@ _SHOWN_OF_OTHERS = ("command", "type")
 
 
 def program() -> tuple[str, list[str]]:
-    """Give the absolute command, and its arguments, that start this very installation.
+    """Return the absolute command, with its arguments, that starts this installation.
 
     Hosts on a desktop start with a bare ``PATH``. A path is not resolved: the link that pipx and uv make outlives their
     updates.
@@ -40,7 +40,7 @@ def _script_folders() -> tuple[str, str]:
 
 
 def is_ours(entry: object) -> bool:
-    """Say whether an entry starts this program, from whatever installation."""
+    """Return whether an entry starts this program, from any installation."""
     if not isinstance(entry, dict):
         return False
     words = [entry.get("command"), *(entry["args"] if isinstance(entry.get("args"), list) else ())]
@@ -49,7 +49,7 @@ def is_ours(entry: object) -> bool:
 
 
 def renewed(entry: Mapping[str, Any] | None, host: Host, environment: Mapping[str, str]) -> Entry:
-    """Give our entry as it is to be: what a person added to it stays, variables that are given replace theirs."""
+    """Return our new entry: a person's additions to it stay, and the given variables replace the old ones."""
     command, arguments = program()
     before = dict(entry or {})
     kept = before["env"] if isinstance(before.get("env"), dict) else {}
@@ -57,18 +57,18 @@ def renewed(entry: Mapping[str, Any] | None, host: Host, environment: Mapping[st
 
 
 def is_secret(name: str) -> bool:
-    """Say whether a variable's value is one to hide."""
+    """Return whether a variable's value is secret."""
     return bool(_SECRET_NAME.search(name))
 
 
 def hidden(entry: Entry) -> Entry:
-    """Give an entry that can be shown."""
+    """Return a copy of an entry without its secrets."""
     shown = {name: HIDDEN if is_secret(name) and value else value for name, value in entry["env"].items()}
     return {**entry, "env": shown}
 
 
 def showable(text: str, ours: Keys, new_secrets: frozenset[str] = frozenset()) -> str:
-    """Give a host's file as it can be shown: of others no value but commands and types, of ours no secret."""
+    """Return a host's file for display: of other servers only commands and types, of ours no secret."""
 
     def change(keys: Keys, value: str) -> str | None:
         name = keys[-1]

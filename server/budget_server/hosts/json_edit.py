@@ -1,7 +1,7 @@
-"""Editing a JSON text where it stands: one member is put in or taken out, and every other byte stays as it is.
+"""Editing of a JSON text in place: one member is inserted or removed, and every other byte stays unchanged.
 
-Reading and writing anew would lose what people see in their own files: indentation, the spelling of numbers, escapes.
-So the text is only looked through, to find where the members of an object begin and end.
+Parsing and writing it again would lose the style of people's own files: indentation, the spelling of numbers, escapes.
+So the text is only scanned, to find where the members of an object begin and end.
 """
 
 import json
@@ -12,14 +12,14 @@ from typing import Any, NamedTuple, NoReturn
 from budget_tools.core.errors import InvalidArgumentError
 
 Keys = tuple[str, ...]
-"""Where a value stands: the keys that lead to it, from the outermost object on."""
+"""The path of a value: the keys that lead to it, from the outermost object on."""
 
 _SPACES = " \t\r\n"
 _SPACE = re.compile(rf"[{_SPACES}]*")
 
 
 class _Member(NamedTuple):
-    """A member of an object, by where it stands in the text."""
+    """A member of an object, by its position in the text."""
 
     key: str
     start: int
@@ -35,10 +35,10 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def read_object(text: str) -> dict[str, Any]:
-    """Read a text that must be one JSON object; an empty text is an empty one.
+    """Read a text that must be one JSON object; an empty text is an empty object.
 
     Raises:
-        InvalidArgumentError: it is not; the message, here and below, goes on after the name of the text.
+        InvalidArgumentError: it is not; the message, here and below, is to be appended to the name of the text.
     """
     if not text.strip(_SPACES):
         return {}
@@ -56,10 +56,10 @@ def read_object(text: str) -> dict[str, Any]:
 
 
 def value_at(text: str, keys: Keys) -> Any | None:  # noqa: ANN401 - any JSON value
-    """Give the value that stands there; ``None`` where nothing does.
+    """Return the value at a path; ``None`` if it does not exist.
 
     Raises:
-        InvalidArgumentError: the text is no JSON object, something on the way is none, or a key on it is there twice.
+        InvalidArgumentError: the text or a part of the path is not a JSON object, or a key of the path occurs twice.
     """
     if not read_object(text):
         return None
@@ -71,10 +71,10 @@ def value_at(text: str, keys: Keys) -> Any | None:  # noqa: ANN401 - any JSON va
 
 
 def put(text: str, keys: Keys, value: Mapping[str, Any]) -> str:
-    """Put a value where it belongs: in place of the one that stands there, else behind its future neighbours.
+    """Insert a value at a path: in place of an existing value, else after its future neighbours.
 
     Raises:
-        InvalidArgumentError: the text is no JSON object, something on the way is none, or a key on it is there twice.
+        InvalidArgumentError: the text or a part of the path is not a JSON object, or a key of the path occurs twice.
     """
     read_object(text)
     newline = "\r\n" if "\r\n" in text else "\n"
@@ -93,10 +93,10 @@ def put(text: str, keys: Keys, value: Mapping[str, Any]) -> str:
 
 
 def take(text: str, keys: Keys) -> str:
-    """Take a value out, and with it the comma that it no longer needs; an object that it leaves empty stays.
+    """Remove a value, with the comma that it no longer needs; an object that becomes empty stays.
 
     Raises:
-        InvalidArgumentError: nothing stands there, or not in an object that can be read.
+        InvalidArgumentError: the value does not exist, or its object cannot be read.
     """
     read_object(text)
     try:
@@ -116,12 +116,12 @@ def take(text: str, keys: Keys) -> str:
 
 
 def replace_strings(text: str, change: Callable[[Keys, str], str | None]) -> str:
-    """Put others in place of strings, to show a text without what is secret in it.
+    """Replace strings, to show a text without its secrets.
 
     Args:
         text: a JSON object.
-        change: gives, for the keys that lead to a string and the string, what is to be shown; ``None`` leaves it.
-            A place in a list counts as a key.
+        change: returns the text to show for a string and the keys that lead to it; ``None`` leaves the string. A
+            position in a list counts as a key.
     """
     if not text.strip(_SPACES):
         return text
@@ -153,7 +153,7 @@ def _strings(text: str, start: int, keys: Keys) -> Iterator[tuple[Keys, int, int
 
 
 def _insert(text: str, container: int, key: str, value: Mapping[str, Any], newline: str) -> str:
-    """Put a member into an object, behind those that are there, laid out as they are."""
+    """Insert a member into an object after its existing members, in the same layout."""
     members = list(_members(text, container))
     unit = _unit(text)
     if members:
@@ -182,18 +182,18 @@ def _dump(text: str, value: Mapping[str, Any], indent: str, newline: str, *, is_
 
 
 def _is_laid_out(text: str) -> bool:
-    """Say whether a text is in lines; one that is empty is about to be."""
+    """Return whether a text is laid out in lines; an empty one counts as such."""
     return "\n" in text.strip(_SPACES) or not read_object(text)
 
 
 def _colon(text: str) -> str:
-    """Give what stands between key and value in this text."""
+    """Return the separator between key and value in this text."""
     first = next(_members(text, _skip(text, 0)), None)
     return ":" if first is not None and text[first.value_start - 1] == ":" else ": "
 
 
 def _unit(text: str) -> str:
-    """Give what this text indents by."""
+    """Return the indentation unit of this text."""
     root = _skip(text, 0)
     first = next(_members(text, root), None)
     if first is None or "\n" not in text[root : first.start]:
@@ -207,7 +207,7 @@ def _line_indent(text: str, place: int) -> str:
 
 
 def _depth_there(text: str, keys: Keys) -> int:
-    """Say how many of the keys lead somewhere."""
+    """Return how many of the keys exist along the path."""
     for depth in range(len(keys), 0, -1):
         try:
             _find(text, keys[:depth])
@@ -218,11 +218,11 @@ def _depth_there(text: str, keys: Keys) -> int:
 
 
 def _find(text: str, keys: Sequence[str]) -> int:
-    """Give where a value begins.
+    """Return where a value begins.
 
     Raises:
-        KeyError: there is none.
-        InvalidArgumentError: something on the way is no object, or a key on it is there twice.
+        KeyError: it does not exist.
+        InvalidArgumentError: a part of the path is not an object, or a key of it occurs twice.
     """
     place = _skip(text, 0)
     for depth, key in enumerate(keys):
@@ -257,5 +257,5 @@ def _end(text: str, start: int) -> int:
 
 def _skip(text: str, place: int) -> int:
     match = _SPACE.match(text, place)
-    assert match is not None  # it matches nothing as well
+    assert match is not None  # the pattern also matches the empty text
     return match.end()

@@ -1,4 +1,4 @@
-"""The hosts that are known: where each keeps the servers that a person gives it, and in which shape.
+"""The known hosts: where each one stores the servers that a person adds, and in which format.
 
 Sources, read in 2026: modelcontextprotocol.io (Claude Desktop), code.claude.com/docs/en/mcp, docs.cursor.com/mcp,
 code.visualstudio.com/docs/agents/reference/mcp-configuration, docs.windsurf.com/windsurf/cascade/mcp.
@@ -13,7 +13,7 @@ from budget_server.hosts.json_edit import Keys
 from budget_tools.core.errors import InvalidArgumentError
 
 HOME, ROAMING, LOCAL, CONFIG = "{home}", "{roaming}", "{local}", "{config}"
-"""The directories that the table's paths begin with; ``folders`` says where they are."""
+"""The directories at the start of the table's paths; ``folders`` returns their locations."""
 
 _MAC = f"{HOME}/Library/Application Support"
 
@@ -22,11 +22,12 @@ _MAC = f"{HOME}/Library/Application Support"
 class Host:
     """One host.
 
-    ``mac``, ``linux`` and ``windows`` are its file for a user, the likeliest place first; the first whose directory is
-    there counts, and a ``*`` stands for any text. ``sign`` is a directory that only an installed host has, where the
-    file's own says nothing. ``project_file`` is its file within a project. ``container`` holds the servers, by name;
-    ``projects`` holds objects with a container of their own, by the path of a project. ``shares_environment`` says that
-    its servers start with the environment that it was started with itself, and not only with what their entry says.
+    ``mac``, ``linux`` and ``windows`` are its file for a user, the likeliest place first; the first whose directory
+    exists counts, and a ``*`` stands for any text. ``sign`` is a directory that only an installed host has, if the
+    file's own directory is not a sign of it. ``project_file`` is its file within a project. ``container`` holds the
+    servers, by name; ``projects`` holds objects with a container of their own, by the path of a project.
+    ``shares_environment`` means that its servers start with the host's own environment, and not only with the variables
+    of their entry.
     """
 
     key: str
@@ -43,7 +44,7 @@ class Host:
     afterwards: str
 
     def keys(self, name: str) -> Keys:
-        """Give where a server of this name stands in the file."""
+        """Return the path of a server of this name in the file."""
         return (self.container, name)
 
 
@@ -57,7 +58,7 @@ HOSTS = {
             title="Claude Desktop",
             mac=(f"{_MAC}/Claude/claude_desktop_config.json",),
             linux=(f"{CONFIG}/Claude/claude_desktop_config.json",),
-            # The packaged program, which is what is offered since 2026, does not see the older place.
+            # The packaged program, offered since 2026, does not see the older place.
             windows=(
                 f"{LOCAL}/Packages/Claude_*/LocalCache/Roaming/Claude/claude_desktop_config.json",
                 f"{ROAMING}/Claude/claude_desktop_config.json",
@@ -110,11 +111,11 @@ HOSTS = {
 }
 
 ANY_HOST = Host(key="", title="the host", mac=(), linux=(), windows=(), afterwards="Start the host anew.")
-"""A host that is not known, which takes the shape that most do."""
+"""A host that is not known, with the most common format."""
 
 
 def find_host(key: str) -> Host:
-    """Give a host by its name.
+    """Return a host by its name.
 
     Raises:
         InvalidArgumentError: it is not known.
@@ -128,7 +129,7 @@ def find_host(key: str) -> Host:
 
 
 def folders(environment: Mapping[str, str], home: Path) -> dict[str, Path]:
-    """Say where the directories are that the paths begin with."""
+    """Return the locations of the directories that the paths begin with."""
 
     def of(variable: str, otherwise: Path) -> Path:
         return Path(environment[variable]) if environment.get(variable) else otherwise
@@ -146,7 +147,7 @@ def folders(environment: Mapping[str, str], home: Path) -> dict[str, Path]:
 def user_file(
     host: Host, environment: Mapping[str, str], home: Path, platform: str = sys.platform
 ) -> tuple[Path, bool]:
-    """Give the file of a host, and whether the host seems to be installed."""
+    """Return the file of a host, and whether the host seems to be installed."""
     templates = {"darwin": host.mac, "win32": host.windows}.get(platform, host.linux)
     known = folders(environment, home)
     for template in templates:
@@ -163,7 +164,7 @@ def _plain(template: str, known: Mapping[str, Path]) -> Path:
 
 
 def _candidates(template: str, known: Mapping[str, Path]) -> list[Path]:
-    """Give the paths that a template may mean; the part of it that holds a ``*`` must be there."""
+    """Return the paths that a template may mean; its part with a ``*`` must exist."""
     plain, star, rest = template.partition("*")
     if not star:
         return [_plain(template, known)]

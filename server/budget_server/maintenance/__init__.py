@@ -1,1 +1,1 @@
-"""Care of a data directory: backup, restore, consistency."""
+"""Maintenance of a data directory: backup, restore, consistency."""

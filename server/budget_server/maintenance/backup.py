@@ -1,9 +1,9 @@
-"""A backup: a directory with all that matters of a data directory, as it was at one moment, and proof that it is whole.
+"""A backup: a directory with everything that matters of a data directory as of one moment, proven to be sound.
 
-The ledger and the delegations are copied as they are at the same moment. Were the delegations newer, they would tell
-of turns whose charge the ledger did not know, and that money would appear again. The journal of commits that were not
-answered is copied at that very moment too: while nothing can be written, a commit is in the ledger, or in the journal,
-or in neither and then was never sent. Who runs which delegation is not kept: whoever ran one then does not run it now.
+The ledger and the delegations are copied as of the same moment. If the delegations were newer, they would contain turns
+whose charge the ledger lacks, and that money would appear again. The journal of unanswered commits is copied at the
+same moment too: while nothing can be written, a commit is in the ledger, or in the journal, or in neither and then was
+never sent. The owners of delegations are not copied: none of them runs its delegation after a restore.
 """
 
 import hashlib
@@ -41,11 +41,11 @@ MANIFEST = "backup.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """What a backup says of itself."""
+    """The description of a backup, stored in it."""
 
     made_at_ms: int
     sha256: Mapping[str, str]
-    """Of each of its files, by its path within it."""
+    """The hash of each of its files, by its path within the backup."""
 
 
 def make_backup(directory: Path, destination: Path) -> Inspection:
@@ -53,14 +53,14 @@ def make_backup(directory: Path, destination: Path) -> Inspection:
 
     Args:
         directory: the data directory.
-        destination: the backup, a directory that must not be there yet.
+        destination: the backup, a directory that must not exist yet.
 
     Returns:
-        What was looked at in the copy.
+        The inspection of the copy.
 
     Raises:
-        ConfigurationError: there is something in its place, or nothing to copy, or what there is is not sound.
-        StorageUnavailableError: something could not be read or written. In either case there is no backup.
+        ConfigurationError: the destination exists, or there is nothing to copy, or the data is not sound.
+        StorageUnavailableError: something could not be read or written. In either case no backup is left.
     """
     kinds = [(name, kind) for name, kind in KINDS.items() if (directory / name).exists()]
     if not kinds:
@@ -96,7 +96,7 @@ def _refuse_taken(destination: Path) -> None:
 
 
 def copy_files(source: Path, copy: Path, name: str) -> None:
-    """Copy the files below one directory of a data directory, for their owner alone; those that vanish are passed."""
+    """Copy the files below one directory of a data directory, for their owner alone; files that vanish are skipped."""
     for path in sorted((source / name).rglob("*")):
         if path.is_file() and not path.is_symlink():
             to = copy / path.relative_to(source)
@@ -126,7 +126,7 @@ def _write_manifest(backup: Path, made_at_ms: int) -> None:
 
 
 def read_manifest(backup: Path) -> Manifest | None:
-    """Read what a backup says of itself; ``None`` where it is a plain copy of a data directory, which says nothing.
+    """Read the description of a backup; ``None`` for a plain copy of a data directory, which has none.
 
     Raises:
         ConfigurationError: it cannot be read.
@@ -144,7 +144,7 @@ def read_manifest(backup: Path) -> Manifest | None:
 
 
 def digests(directory: Path) -> dict[str, str]:
-    """Give the SHA-256 of every file below a directory, by its path within it."""
+    """Return the SHA-256 of every file below a directory, by its path within it."""
     found = {}
     for path in sorted(directory.rglob("*")):
         if path.is_file():

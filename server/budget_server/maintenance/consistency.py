@@ -1,7 +1,8 @@
-"""Is a whole data directory sound: the ledger, the delegations, and do both tell the same story?
+"""The consistency of a whole data directory: the ledger, the delegations, and their agreement.
 
-The delegations are read first. What they say was settled, the ledger had settled before; so the ledger, read later,
-must have it. What they have still open may be settled in the ledger already, and is no error.
+The delegations are read first. The ledger had settled a spend before its delegation recorded it as settled; so the
+ledger, read later, must have it. A spend that a delegation still has open may be settled in the ledger already, and
+that is not an error.
 """
 
 from collections.abc import Iterable, Iterator
@@ -27,16 +28,16 @@ from budget_tools.core.money import USD_MICROCENTS, Money, format_usd
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inspection:
-    """What was found, and how much was looked at."""
+    """The findings of an inspection, and the number of items inspected."""
 
     findings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What is no error, but worth knowing."""
+    """Observations that are not errors, but worth knowing."""
     counts: list[str] = field(default_factory=list)
 
 
 def inspect(directory: Path, now_ms: int | None) -> Inspection:
-    """Check every file of a data directory that is there.
+    """Check every existing file of a data directory.
 
     Args:
         directory: the data directory, or a copy of one; nothing in it is changed.
@@ -102,7 +103,7 @@ def _tokens(path: Path, found: Inspection) -> None:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn what SQLite says of a file that cannot be read into a sentence."""
+    """Convert SQLite's errors about an unreadable file into one sentence."""
     try:
         yield
     except apsw.Error as exc:
@@ -158,7 +159,7 @@ def _contradictions(db: apsw.Connection, told: Told, reserved: dict[str, _Reserv
         elif (row.state, row.unit, row.charged) == ("COMMITTED", charged.unit, charged.amount):
             continue
         elif _is_booked(db, turn.reservation_id, charged.amount):
-            continue  # it ran out first, or somebody else had settled it
+            continue  # it expired first, or another process had settled it
         elif row.state == "COMMITTED":
             yield f"{which} was charged {charged.amount} {charged.unit}, and in the ledger {row.charged} {row.unit}."
         else:
@@ -176,7 +177,7 @@ def _reserved(db: apsw.Connection, reservation_id: str) -> _Reserved | None:
 
 
 def _is_booked(db: apsw.Connection, reservation_id: str, amount: int) -> bool:
-    """Say whether a spend was booked as an event, because its reservation could not be committed any more."""
+    """Return whether a spend was recorded as an event, because its reservation could no longer be committed."""
     return bool(
         db.execute(
             "SELECT EXISTS (SELECT 1 FROM events JOIN reservations ON reservation_id = ?1"

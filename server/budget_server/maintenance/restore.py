@@ -1,9 +1,9 @@
-"""Putting a backup in the place of a data directory: checked first, all of it as one step, and nothing thrown away.
+"""Restoring a backup over a data directory: checked first, applied as one step, and nothing is deleted.
 
-What a backup cannot know is what happened since. Money that was spent since then stands in its budgets again, and a
-person must hear of that. What must not come back does not: access tokens stay as they are wherever there are any, and
-keys of the HTTP face that were revoked since stay revoked. What was reserved expires by its own time; delegations that
-ran are left behind by owners that are gone, so that the next start settles them as after a crash.
+A backup does not know later events. Money that was spent since then is available in its budgets again, and a person
+must be told so. Revoked access does not come back: existing access tokens stay unchanged, and keys of the HTTP
+interface that were revoked since stay revoked. Reservations expire at their own time; running delegations get owners
+that no longer exist, so that the next start settles them as after a crash.
 """
 
 import shutil
@@ -36,7 +36,7 @@ _CHARGED = (
 _TO_BE_CHARGED = (
     " UNION ALL SELECT reservation_id, unit, estimate FROM reservations WHERE state = 'ACTIVE' AND on_expiry = 'charge'"
 )
-"""What will be charged when its lease runs out."""
+"""The amount that will be charged when a reservation's lease runs out."""
 
 _REVOKED = "SELECT revoked_at_ms, key_id FROM api_keys WHERE revoked_at_ms IS NOT NULL"
 _REVOKE = "UPDATE api_keys SET revoked_at_ms = ? WHERE key_id = ? AND revoked_at_ms IS NULL"
@@ -44,19 +44,19 @@ _REVOKE = "UPDATE api_keys SET revoked_at_ms = ? WHERE key_id = ? AND revoked_at
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ready:
-    """A backup that was checked and lies ready in the data directory."""
+    """A checked backup, ready in the data directory."""
 
     directory: Path
     ready: Path
     as_of_ms: int
-    """When it was made; of a plain copy, when its ledger was last written."""
+    """When the backup was made; for a plain copy, when its ledger was last written."""
     inspection: Inspection
     spent_since: Mapping[str, int] | None
-    """What the present ledger was charged, by unit, that the backup does not know; ``None`` where it cannot be read."""
+    """Charges in the present ledger that the backup lacks, by unit; ``None`` if it cannot be read."""
     keeps_tokens: bool
 
     def put_back(self) -> Path | None:
-        """Put it in the place of what is there, as one step; give where that is kept, if there was anything.
+        """Replace the present data as one step; return the directory that keeps the old data, if any existed.
 
         Raises:
             StorageUnavailableError: a server runs on the data directory; nothing was changed.
@@ -69,7 +69,7 @@ class Ready:
             )
         except OSError as exc:
             raise StorageUnavailableError(f"{self.directory} could not be restored: {exc.strerror}.") from exc
-        with suppress(OSError):  # it is not empty
+        with suppress(OSError):  # the directory is not empty
             kept.rmdir()
         return kept if kept.exists() else None
 
@@ -79,11 +79,11 @@ def made_ready(source: Path, directory: Path) -> Iterator[Ready]:
     """Copy a backup, or a plain copy of a data directory, into a data directory, and check it there.
 
     Args:
-        source: what to restore; only read.
-        directory: the data directory; made where it is absent.
+        source: the backup to restore; only read.
+        directory: the data directory; created if it is absent.
 
     Raises:
-        ConfigurationError: it is none, or not whole, or not sound, or a later version's.
+        ConfigurationError: the source is not a backup, or is incomplete, not sound or of a later version.
         StorageUnavailableError: it could not be copied, or a server runs on the data directory. In either case nothing
             was changed.
     """
@@ -134,10 +134,10 @@ def _first_difference(ready: Path, sha256: Mapping[str, str]) -> str:
 
 
 def _bring_up_to_date(ready: Path, names: list[str], source: Path) -> int:
-    """Fold logs in and migrate, in the copies; give when the ledger was last written.
+    """Fold logs into the copies and migrate them; return when the ledger was last written.
 
     Raises:
-        ConfigurationError: a file is not what its name says, or a later version's, or cannot be read.
+        ConfigurationError: a file is not of the kind of its name, is of a later version, or cannot be read.
     """
     as_of_ms = 0
     for name in names:
@@ -172,10 +172,10 @@ def _is_sound_token_file(path: Path) -> bool:
 
 
 def _carry_over(present: Path, ready: Path) -> Mapping[str, int] | None:
-    """Say what was charged since, by unit, and let keys that were revoked since stay revoked.
+    """Return the charges since the backup, by unit, and revoke the keys in it that were revoked since.
 
     Returns:
-        ``None`` where the present ledger, or the one to come, cannot tell.
+        ``None`` if the present ledger or the restored one cannot be compared.
     """
     if not present.exists() or not ready.exists():
         return None
@@ -203,7 +203,7 @@ def _carry_over(present: Path, ready: Path) -> Mapping[str, int] | None:
 
 
 def _leave_behind(ready: Path) -> None:
-    """Give delegations that ran owners that are dead, for the next start to find."""
+    """Assign running delegations to dead owners, so that the next start finds them."""
     (ready / OWNERS_DIRECTORY).mkdir(mode=0o700)
     if not (ready / DELEGATIONS_FILE).exists():
         return

@@ -1,1 +1,1 @@
-"""What a host sees: tools, resources, prompts, subscriptions."""
+"""The server as a host sees it: tools, resources, prompts, subscriptions."""

@@ -1,4 +1,4 @@
-"""What people pick from a host's menu: each prompt is a way to go, true to the tools."""
+"""Prompts that people pick from a host's menu: each one describes a procedure with the tools as they are."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What hosts can read: balances, prices, a guide, and each reservation and delegation by its id."""
+"""Resources that hosts can read: balances, prices, a guide, and each reservation and delegation by its id."""
 
 import functools
 from collections.abc import Awaitable, Callable
@@ -51,7 +51,7 @@ To read: `budget://balances`, `budget://prices`, `budget://reservations/{reserva
 
 
 def add_resources(server: MCPServer[Toolkit], process: Toolkit) -> None:
-    """Let hosts read how budgets, reservations and delegations stand, and complete their ids."""
+    """Register the resources of budgets, reservations and delegations, and the completion of their ids."""
 
     def view() -> Toolkit:
         return current_toolkit.get(process)
@@ -99,7 +99,7 @@ def add_resources(server: MCPServer[Toolkit], process: Toolkit) -> None:
 
 
 async def _candidates(kit: Toolkit, ref: PromptReference | ResourceTemplateReference, argument: str) -> list[str]:
-    """Give what an argument may be, the newest first; nothing where it cannot be known now."""
+    """Return the possible values of an argument, newest first; empty if they cannot be determined now."""
     if isinstance(ref, PromptReference):
         return list(PERIODS_OFFERED) if (ref.name, argument) == ("set_up_team_budgets", "period") else []
     try:
@@ -159,7 +159,7 @@ def _json(value: object) -> str:
 
 
 def _in_one_sentence(read: Callable[P, Awaitable[str]]) -> Callable[P, Awaitable[str]]:
-    """Tell a host in one sentence why a resource cannot be read, or that there is none of this name."""
+    """Convert the failure to read a resource, or a resource that does not exist, into a one-sentence error."""
 
     @functools.wraps(read)
     async def reading(*args: P.args, **kwargs: P.kwargs) -> str:

@@ -1,4 +1,4 @@
-"""The MCP server: the one list of what is exposed, and how bad input is answered."""
+"""The MCP server: the one list of exposed tools, and the answers to bad input."""
 
 import re
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -50,7 +50,7 @@ TOOLS: tuple[Tool, ...] = (
 )
 
 CORE = ("estimate_cost", "reserve_budget", "commit_usage", "delegate_to_claude", "delegation_status")
-"""What ``BUDGET_TOOLS=core`` exposes: every tool costs its host's model context, on every turn."""
+"""The tools that ``BUDGET_TOOLS=core`` exposes: every tool costs its host's model context, on every turn."""
 
 INSTRUCTIONS = (
     "Spend money safely.",
@@ -60,7 +60,7 @@ INSTRUCTIONS = (
     "A DENY holds nothing: do not spend then.",
     "Amounts in results are {unit, amount, usd}.",
 )
-"""What hosts tell their model of this server; what speaks of tools that are not exposed is left out."""
+"""The text about this server for a host's model; sentences about tools that are not exposed are left out."""
 
 
 _REWORDED = (
@@ -68,14 +68,14 @@ _REWORDED = (
     (re.compile(r"^Field required"), "is required"),
     (re.compile(r"^Extra inputs are not permitted"), "is not an argument here"),
 )
-"""pydantic speaks of inputs and fields; a caller thinks of the argument that the sentence already names."""
+"""Replacements in pydantic's messages about inputs and fields: our sentence already names the argument."""
 
 
 def _leave_logging(_: str = "") -> None:
-    """Configure nothing: that is done already, before any server is made.
+    """Do nothing: logging is configured already, before any server is built.
 
-    The SDK would do it again, without effect, and import rich for that: a thirtieth of the start, and megabytes that
-    stay.
+    The SDK would configure it again, without effect, and import rich for that: a thirtieth of the start time, and
+    megabytes that stay.
     """
 
 
@@ -92,7 +92,7 @@ class BudgetServer(MCPServer[Toolkit]):
 
         @asynccontextmanager
         async def lifespan(_: MCPServer[Toolkit]) -> AsyncIterator[Toolkit]:
-            # Entered once per connection on some transports: what the process owns is made and closed elsewhere.
+            # Entered once per connection on some transports: the process's own services are built and closed elsewhere.
             yield toolkit
 
         super().__init__(
@@ -143,7 +143,7 @@ class BudgetServer(MCPServer[Toolkit]):
 
 
 def _first_problem(error: ValidationError) -> InvalidArgumentError:
-    """Put the first of pydantic's findings into one sentence, without echoing what was sent."""
+    """Convert the first of pydantic's findings into one sentence, without echoing the input."""
     problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(str(part) for part in problem["loc"]) or "the arguments"
     what = problem["msg"].removeprefix("Value error, ").rstrip(".")
@@ -153,10 +153,10 @@ def _first_problem(error: ValidationError) -> InvalidArgumentError:
 
 
 def chosen_tools(choice: str) -> tuple[Tool, ...]:
-    """Give the tools that a setting names: ``core``, ``all``, names of tools, or several of these with commas.
+    """Return the tools that a setting names: ``core``, ``all``, names of tools, or several of these with commas.
 
     Raises:
-        ConfigurationError: there is no such tool.
+        ConfigurationError: the tool does not exist.
     """
     known = {tool.name: tool for tool in TOOLS}
     sets = {"core": CORE, "all": tuple(known)}

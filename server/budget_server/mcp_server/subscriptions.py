@@ -1,7 +1,7 @@
-"""Who is told when a resource has changed, in both generations of the protocol.
+"""Notifications of changed resources, in both generations of the protocol.
 
-Hosts of 2026-07-28 listen on a stream that the SDK serves. Earlier ones subscribe to single resources, which the SDK
-leaves to its users: their sessions are kept here. What another process moves is not heard of.
+Hosts of 2026-07-28 listen on a stream that the SDK serves. Earlier hosts subscribe to single resources, which the SDK
+leaves to its users: their sessions are stored here. Changes made by another process are not noticed.
 """
 
 from collections.abc import Mapping
@@ -19,27 +19,27 @@ from mcp.types import INVALID_PARAMS, CallToolResult, EmptyResult, SubscribeRequ
 from budget_tools.core.uris import BALANCES, delegation_uri, reservation_uri
 
 PATIENCE_SECONDS = 1.0
-"""How long a host may take to read what is announced."""
+"""Longest time that a host may take to read a notification."""
 
 MAX_SUBSCRIPTIONS, MAX_URI_CHARACTERS = 1_000, 1_000
-"""Most that one connection may subscribe to: it is kept in memory for as long as the host is there."""
+"""Most subscriptions of one connection, and their longest URI: they are kept in memory while the host is connected."""
 
 
 class ResourceNotifier(InMemorySubscriptionBus):
-    """Tells listeners of either generation what has changed."""
+    """The notifier of listeners of either generation."""
 
     def __init__(self) -> None:
         super().__init__()
-        # By connection: a session object is made for every request, and goes with it.
+        # By connection: a session object lives only as long as its request.
         self._subscribed: WeakKeyDictionary[object, tuple[ServerSession, set[str]]] = WeakKeyDictionary()
 
     def serve(self, server: Server[Any]) -> None:
-        """Answer the subscriptions of earlier hosts."""
+        """Register the handlers of the subscriptions of earlier hosts."""
         server.add_request_handler("resources/subscribe", SubscribeRequestParams, self._subscribe)
         server.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, self._unsubscribe)
 
     async def publish(self, event: ServerEvent) -> None:
-        """Deliver an event to whoever listens; a host that has gone is forgotten."""
+        """Deliver an event to all listeners; a host that has gone is forgotten."""
         await super().publish(event)
         if not isinstance(event, ResourceUpdated):
             return
@@ -51,11 +51,11 @@ class ResourceNotifier(InMemorySubscriptionBus):
                     self._subscribed.pop(connection, None)
 
     async def moved(self, arguments: Mapping[str, Any], result: CallToolResult) -> None:
-        """Announce what a tool that is not read-only has moved, by the ids of its call and of its result.
+        """Notify listeners of the changes by a tool that is not read-only, by the ids in its call and its result.
 
-        The answer is made already: a host that gives up now must not stop it, nor may one that reads slowly.
+        The answer exists already: a host that gives up now must not stop it, and neither may a host that reads slowly.
         """
-        if not self._listeners and not self._subscribed:  # to publish is a turn of the event loop for each resource
+        if not self._listeners and not self._subscribed:  # publishing takes a turn of the event loop for each resource
             return
         if result.structured_content is None or result.structured_content.get("decision") == "DENY":
             return
@@ -70,7 +70,7 @@ class ResourceNotifier(InMemorySubscriptionBus):
                 await self.publish(ResourceUpdated(uri=uri))
 
     async def _subscribe(self, ctx: ServerRequestContext[Any, Any], params: SubscribeRequestParams) -> EmptyResult:
-        connection = ctx.session._connection  # noqa: SLF001 - nothing else lives as long as the host is there
+        connection = ctx.session._connection  # noqa: SLF001 - nothing else lives as long as the connection
         _, uris = self._subscribed.setdefault(connection, (ctx.session, set()))
         if len(params.uri) > MAX_URI_CHARACTERS:
             raise MCPError(code=INVALID_PARAMS, message="That is no resource of this server: its URI is too long.")

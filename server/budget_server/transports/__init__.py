@@ -1,1 +1,1 @@
-"""How bytes reach a host, and how a process ends."""
+"""Transports between a host and this process, and the process's end."""

@@ -1,8 +1,8 @@
-"""Requests that turn out to be none while they are being answered.
+"""Requests that turn out to be invalid while they are being answered.
 
-The web server refuses such a request itself as soon as it reads so far, and then takes no other answer to it: whatever
-serves the request would fail, with sixty lines of log for each that anybody cares to send. So would the refusal, where
-an answer has begun.
+The web server itself refuses such a request once it reads the invalid part, and then accepts no other answer to it: any
+application that serves the request would fail, with sixty lines of log for every such request a client sends. The
+refusal would fail as well, if an answer has begun.
 """
 
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def unless_refused(app: "ASGIApp") -> "ASGIApp":
-    """Wrap an ASGI application: what it says to a request that was refused beneath it goes nowhere."""
+    """Wrap an ASGI application: its answer to a request that the web server refused is discarded."""
 
     async def serve(scope: "Scope", receive: "Receive", send: "Send") -> None:
         is_refused = False
@@ -27,7 +27,7 @@ def unless_refused(app: "ASGIApp") -> "ASGIApp":
             try:
                 await send(message)
             except h11.LocalProtocolError:
-                is_refused = True  # the web server logs it, in a line
+                is_refused = True  # the web server logs it, in one line
 
         await app(scope, receive, send_unless_refused)
 
@@ -35,10 +35,10 @@ def unless_refused(app: "ASGIApp") -> "ASGIApp":
 
 
 class RefusingProtocol(H11Protocol):
-    """The web server's side of a connection; where a refusal cannot be said any more, it hangs up."""
+    """The web server's side of a connection; it hangs up if a refusal can no longer be sent."""
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request."""
+        """Reject bytes that are not an HTTP request."""
         try:
             super().send_400_response(msg)
         except h11.LocalProtocolError:

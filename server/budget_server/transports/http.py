@@ -1,13 +1,14 @@
-"""The server over HTTP: one transport's endpoint, whether the process is well, and who may come in at all.
+"""The server over HTTP: one transport's endpoint, the health of the process, and access control.
 
-Every request passes the *door*. It checks Host and Origin, so that no web page can reach a server on this machine by a
-name of its own; it notices a client that leaves before it has its answer; and when the process ends it tells whoever
-still waits that nothing more will come, as if the client had left. The SDK ends all kinds of streams upon that.
+Every request passes the ``ShutdownMiddleware``. It checks Host and Origin, so that no web page can reach a server on
+this machine by a name of its own; it notices a client that leaves before it has its answer; and when the process ends,
+it tells waiting clients that nothing more will come, as if each client had left. The SDK then ends all kinds of
+streams.
 
-The SDK's JSON answers and sessionless mode are not offered: both lose cancellation, and with it money. Nor are
-resumable streams, which 2026-07-28 has dropped: the SDK stores what is to be replayed by request id alone, whoever's
-session it is of, and may lose an answer that comes while it replays. What a broken stream lost is asked for again, by
-idempotency key or delegation id, also after a restart.
+The SDK's JSON answers and sessionless mode are not offered: both lose cancellation, and with it money. Neither are
+resumable streams, which 2026-07-28 has dropped: the SDK stores the messages to be replayed by request id alone, across
+sessions, and may lose an answer that arrives during a replay. An answer lost with a broken stream is requested again,
+by idempotency key or delegation id, also after a restart.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,19 +38,19 @@ if TYPE_CHECKING:
 Transport = Literal["sse", "streamable-http"]
 
 PATHS: dict[Transport, str] = {"sse": "/sse", "streamable-http": "/mcp"}
-"""Where a client connects."""
+"""The path of each transport's endpoint."""
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
-"""What whoever watches the process may ask under any name."""
+"""Paths that monitoring may request under any host name."""
 
 MAX_BODY_BYTES = 4 << 20
 """Longest request body that is read: four times the longest task."""
 
 READY_SECONDS = 5.0
-"""How long an authority may take to answer before this process counts as not ready."""
+"""Longest wait for an authority's answer before this process counts as not ready."""
 
 ANSWER_SECONDS, FLUSH_SECONDS = 0.2, 0.05
-"""How long an ending process waits for calls to be answered once their money is settled, and for answers to leave."""
+"""Waits of an ending process: for calls to be answered once their money is settled, and for answers to leave."""
 
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 _LEFT: Message = {"type": "http.disconnect"}
@@ -66,16 +67,16 @@ def create_app(
     is_token_required: bool = False,
     allowed_hosts: Sequence[str] = (),
 ) -> "ShutdownMiddleware":
-    """Build what a web server runs.
+    """Build the application for a web server.
 
     Args:
         server: the MCP server.
-        services: asked whether the authority answers.
-        transport: which one to serve.
-        tokens: who is let in; anyone, as long as none has been made.
-        resource: what this server is to clients of an OAuth issuer, if they are let in as well.
-        is_token_required: let nobody in without a token even then.
-        allowed_hosts: names that clients may reach it by, beside those of loopback.
+        services: the process's services, asked whether the authority answers.
+        transport: the transport to serve.
+        tokens: the accepted tokens; without any, all clients are accepted.
+        resource: this server as an OAuth resource, if clients of an issuer are accepted as well.
+        is_token_required: refuse clients without a token even if no token exists.
+        allowed_hosts: names that clients may reach it by, besides those of loopback.
     """
     server.custom_route("/health", methods=["GET"])(_health)
     server.custom_route("/ready", methods=["GET"])(_ready_of(services))
@@ -101,7 +102,7 @@ def create_app(
 
 
 class ShutdownMiddleware:
-    """An ASGI application around another: what is said at the top of this module."""
+    """An ASGI application around another, with the duties described at the top of this module."""
 
     def __init__(self, app: ASGIApp, security: TransportSecuritySettings) -> None:
         self._app = app
@@ -112,11 +113,11 @@ class ShutdownMiddleware:
         self._answered = anyio.Event()
 
     def shut(self) -> None:
-        """Let nobody in any more; those inside may stay."""
+        """Refuse new requests; requests already accepted may finish."""
         self._is_shut = True
 
     async def end(self) -> None:
-        """Let calls that are all but done be answered; then send everybody away: streams that would not end, end."""
+        """Wait for calls that are almost done to be answered; then end all streams."""
         self.shut()
         with anyio.move_on_after(ANSWER_SECONDS):
             while self._calls:
@@ -126,11 +127,11 @@ class ShutdownMiddleware:
         self._ended.set()
 
     async def attend(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        """Cancel a call whose client has closed the stream that its answer would have come on (an MCP middleware).
+        """Cancel a call whose client has closed the stream that would carry its answer (an MCP middleware).
 
         The SDK does so for clients of 2026-07-28 and over SSE. An older client over streamable HTTP may in principle
-        come back for its answer, but only to a server that keeps answers, which this one does not: nobody would ever
-        read it.
+        come back for its answer, but only to a server that stores answers, which this one does not: no client could
+        ever read it.
         """
         gone = ctx.request.scope.get(_GONE) if isinstance(ctx.request, Request) else None
         if ctx.method != "tools/call" or not isinstance(gone, anyio.Event):
@@ -151,7 +152,7 @@ class ShutdownMiddleware:
         if refusal is not None:
             await refusal(scope, receive, send)
             return
-        # The SDK does not answer at all who asks it to replay what is not kept.
+        # The SDK does not answer a client at all that asks for a replay of messages that are not stored.
         headers = [(name, value) for name, value in scope["headers"] if name != b"last-event-id"]
         with anyio.CancelScope() as serving:
             visit = _HttpExchange(receive, send, self._ended, serving if scope["method"] == "POST" else None)
@@ -163,7 +164,7 @@ class ShutdownMiddleware:
             return _ending()
         if scope["path"] in OPEN_PATHS:
             return None
-        # Asked here as well as by the SDK, whose SSE endpoint answers a wrong name and then raises.
+        # Checked here as well as by the SDK, whose SSE endpoint answers a wrong name and then raises.
         return await self._security.validate_request(Request(scope))
 
 
@@ -171,18 +172,18 @@ class _HttpExchange:
     """One request, from its first byte to the last of its answer.
 
     Args:
-        receive: what the client sends.
-        send: what it is sent.
+        receive: returns the messages of the client.
+        send: sends messages to the client.
         ended: set when the process ends.
-        serving: cancelled where the client leaves before it has said what it wants: nothing has begun then, and the
-            SDK would log it as an error of its own.
+        serving: cancelled if the client leaves before its request is complete: nothing has begun then, and the SDK
+            would log it as an error of its own.
     """
 
     def __init__(
         self, receive: Receive, send: Send, ended: anyio.Event, serving: anyio.CancelScope | None = None
     ) -> None:
         self.gone = anyio.Event()
-        """Set once the client has left without its answer."""
+        """The event that the client has left without its answer."""
         self._receive = receive
         self._send = send
         self._ended = ended
@@ -192,7 +193,7 @@ class _HttpExchange:
         self._is_dismissed = False
 
     async def receive(self) -> Message:
-        """Give what the client sends; once the process ends, that it left."""
+        """Return the client's next message; once the process ends, its disconnection."""
         message = _LEFT
         if not self._ended.is_set():
             async with anyio.create_task_group() as tasks:
@@ -201,7 +202,7 @@ class _HttpExchange:
                 tasks.cancel_scope.cancel()
         if self._ended.is_set() and message["type"] == "http.disconnect":
             await self.finish()
-            self._is_dismissed = True  # what is said to a client that has left is not sent
+            self._is_dismissed = True  # messages to a client that has left are not sent
         if message["type"] == "http.request" and not message.get("more_body", False):
             self._serving = None
         if message["type"] == "http.disconnect" and not self._is_complete:
@@ -213,7 +214,7 @@ class _HttpExchange:
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer."""
-        if self._is_dismissed or self._is_complete:  # the SDK answers once more who leaves an SSE stream
+        if self._is_dismissed or self._is_complete:  # the SDK answers again when a client leaves an SSE stream
             return
         if message["type"] == "http.response.start":
             self._is_started = True
@@ -222,7 +223,7 @@ class _HttpExchange:
         await self._send(message)
 
     async def finish(self) -> None:
-        """End an answer that was broken off, as HTTP wants it."""
+        """Complete an interrupted answer, as HTTP requires."""
         if self._is_started and not self._is_complete:
             await self.send({"type": "http.response.body", "body": b"", "more_body": False})
         elif not self._is_started:
@@ -240,7 +241,7 @@ async def _unless(gone: anyio.Event, call_next: CallNext, ctx: ServerRequestCont
         tasks.start_soon(_cancel_once, gone, tasks.cancel_scope)
         try:
             result = await call_next(ctx)
-        except Exception as exc:  # a task group would wrap it, and the SDK not know what to answer
+        except Exception as exc:  # a task group would wrap it, and the SDK could not tell what to answer
             problem = exc
         tasks.cancel_scope.cancel()
     if problem is not None:
@@ -254,13 +255,13 @@ async def _cancel_once(event: anyio.Event, scope: anyio.CancelScope) -> None:
 
 
 async def _health(_: Request) -> Response:
-    """Say that the process is up."""
+    """Report that the process is up."""
     return JSONResponse({"status": "ok"})
 
 
 def _ready_of(services: Services) -> Callable[[Request], "object"]:
     async def ready(_: Request) -> Response:
-        """Say whether the ledger or the authority answers; nothing of what is in it."""
+        """Report whether the ledger or the authority answers, revealing nothing in it."""
         with anyio.move_on_after(READY_SECONDS):
             try:
                 await services.check_authority()

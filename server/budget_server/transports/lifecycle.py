@@ -1,6 +1,6 @@
-"""How the server's process lives and ends on each transport.
+"""The life of the server's process on each transport.
 
-What the process has is made before the first connection and closed after the last: no connection owns it.
+The process's services are built before the first connection and closed after the last: no connection owns them.
 """
 
 import asyncio
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 1.5
-"""How long an ending process settles what runs; hosts kill it two seconds after they asked."""
+"""Time for an ending process to settle running work; hosts kill it two seconds after asking it to end."""
 
 FAREWELL_SECONDS = 0.4
-"""How long the last answers may then take to leave."""
+"""Time for the last answers to leave after that."""
 
 ENDING_SECONDS = 1.95
-"""When a process that serves over HTTP is gone at the latest."""
+"""Latest end of a process that serves over HTTP, in seconds after the signal."""
 
 
 def serve_stdio(settings: Settings) -> int:
-    """Serve one host on standard input and output until it leaves; returns the exit code.
+    """Serve one host on standard input and output until it leaves; return the exit code.
 
-    SIGTERM and SIGINT end the process from inside, once what runs is settled, with the shell's 128 + signal.
+    SIGTERM and SIGINT end the process from inside, once running work is settled, with the shell's 128 + signal.
 
     Raises:
         ConfigurationError: a setting is wrong; nothing was served.
@@ -54,7 +54,7 @@ def serve_stdio(settings: Settings) -> int:
     tools = chosen_tools(settings.budget_tools)
     services = Services(settings)
     server = create_server(services, tools)
-    gc.freeze()  # to look for garbage among all that was imported would hold calls up, now and then
+    gc.freeze()  # collecting garbage among everything that was imported would delay calls now and then
     return anyio.run(_serve_stdio, server, services)
 
 
@@ -67,7 +67,7 @@ def serve_http(
     is_token_required: bool = False,
     allowed_hosts: Sequence[str] = (),
 ) -> int:
-    """Serve any number of clients over HTTP until SIGTERM or SIGINT; returns the shell's 128 + signal.
+    """Serve any number of clients over HTTP until SIGTERM or SIGINT; return the shell's 128 + signal.
 
     Raises:
         ConfigurationError: a setting is wrong; nothing was served.
@@ -78,7 +78,7 @@ def serve_http(
 
     resource = None
     if settings.budget_oauth_issuer:
-        from budget_server.auth.resource_metadata import ProtectedResource  # here: it brings cryptography
+        from budget_server.auth.resource_metadata import ProtectedResource  # here: it imports cryptography
 
         resource = ProtectedResource(settings)
     tools = chosen_tools(settings.budget_tools)
@@ -115,7 +115,7 @@ async def _end_on_signal(services: Services) -> None:
         async for received in signals:
             await _settle(services)
             sys.stderr.flush()
-            # Where a thread reads standard input, it cannot be interrupted: an orderly way out would wait for ever.
+            # A thread that reads standard input cannot be interrupted: an orderly exit would wait for it forever.
             os._exit(128 + received)
 
 
@@ -138,10 +138,10 @@ async def _serve_http(
             task_status.started()
             async for received in signals:
                 code = 128 + received
-                # Whatever is not done by then is settled at the next start.
+                # Unfinished work is settled at the next start.
                 asyncio.get_running_loop().call_later(ENDING_SECONDS, os._exit, code)
                 door.shut()
-                await _settle(services)  # calls that wait for what is stopped now get their answers
+                await _settle(services)  # calls that wait for stopped work now get their answers
                 await door.end()
                 web.should_exit = True
                 return
@@ -165,7 +165,7 @@ def _web_server(door: "ShutdownMiddleware") -> "uvicorn.Server":
     class WebServer(uvicorn.Server):
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
-            """Leave signals alone: money is settled before connections are closed."""
+            """Leave signals to ``end_on_signal``: money is settled before connections are closed."""
             yield
 
     return WebServer(

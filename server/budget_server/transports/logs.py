@@ -1,4 +1,4 @@
-"""How lines of the log look: what others sent may stand in one, and must not make two of it."""
+"""The format of log lines: a message may quote foreign text, which must not break it into several lines."""
 
 import logging
 
@@ -6,7 +6,7 @@ from budget_tools.core.text_safety import sentence
 
 
 class LineFormatter(logging.Formatter):
-    """Formats each message as one printable line of bounded length; a traceback stands below it."""
+    """A formatter that writes each message as one printable line of bounded length; a traceback follows below it."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name that logging gives it
         """Format a record's message."""

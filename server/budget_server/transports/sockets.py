@@ -1,4 +1,4 @@
-"""Listening sockets, and one sentence where an address cannot be had."""
+"""Listening sockets, with a one-sentence error if an address is not available."""
 
 import socket
 from contextlib import ExitStack
@@ -16,10 +16,10 @@ def listen(host: str, port: int, *, beyond_loopback: str = "") -> socket.socket:
     Args:
         host: a name or an address of this machine.
         port: the TCP port.
-        beyond_loopback: why no other machine may reach it; empty where others may.
+        beyond_loopback: the reason why no other machine may reach it; empty if others may.
 
     Raises:
-        ConfigurationError: the address cannot be had, or is not to be; nothing listens.
+        ConfigurationError: the address is not available or not allowed; nothing listens.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio turns delays off only on sockets that name their protocol; otherwise an answer may wait 40 ms for an ACK.
@@ -43,11 +43,11 @@ def listen(host: str, port: int, *, beyond_loopback: str = "") -> socket.socket:
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Say whether only this machine can reach it."""
+    """Return whether only this machine can reach it."""
     return ip_address(listener.getsockname()[0]).is_loopback
 
 
 def base_url(listener: socket.socket) -> str:
-    """Give the address as the beginning of a URL."""
+    """Return the address as the beginning of a URL."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,9 +1,9 @@
 """Standard input and output as the event loop's own pipes.
 
-The SDK reads and writes them through threads, three hops a call; on pipes and sockets, which is what hosts give, the
-loop can do it itself. Anywhere else (a terminal, a file, Windows) the SDK's own way is right.
+The SDK reads and writes them through threads, three hops a call; on pipes and sockets, which hosts use, the loop can do
+it itself. For anything else (a terminal, a file, Windows) the SDK's own way is right.
 
-The SDK drops what it cannot read in silence; here it is answered, because whoever sent it would wait for ever.
+The SDK silently drops messages that it cannot read; here they are answered, because their sender would wait forever.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from budget_tools.mcp_tools.toolkit import Toolkit
 
 MAX_LINE_BYTES = 1 << 24
-"""Longest message that is read: a longer one is answered as no message at all, instead of filling the memory."""
+"""Longest message that is read: a longer one is answered as an invalid message, instead of filling the memory."""
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
@@ -40,7 +40,7 @@ async def run_stdio(server: "MCPServer[Toolkit]") -> None:
     if sys.platform == "win32" or not (_is_pipe(_STDIN) and _is_pipe(_STDOUT)):
         await server.run_stdio_async()
         return
-    lowlevel = server._lowlevel_server  # noqa: SLF001 - the only way to run an MCPServer over streams of one's own
+    lowlevel = server._lowlevel_server  # noqa: SLF001 - the only way to run an MCPServer over custom streams
     async with (
         _pipes() as (lines, sink),
         stdio_server(cast("anyio.AsyncFile[str]", lines), cast("anyio.AsyncFile[str]", sink)) as (received, sent),
@@ -50,11 +50,11 @@ async def run_stdio(server: "MCPServer[Toolkit]") -> None:
 
 
 class _Readable:
-    """The messages received that can be read; one that cannot is answered with the reason, and passed over.
+    """The readable messages among those received; an unreadable one is answered with the reason, and skipped.
 
     Args:
-        received: everything; an exception stands where a line was no message.
-        sent: where answers go.
+        received: everything; an exception takes the place of a line that was not a message.
+        sent: the stream of answers.
     """
 
     def __init__(self, received: "ReadStream[SessionMessage | Exception]", sent: "WriteStream[SessionMessage]") -> None:
@@ -62,7 +62,7 @@ class _Readable:
         self._sent = sent
 
     def __getattr__(self, name: str) -> object:
-        """Be the stream in all else."""
+        """Return any other attribute of the stream."""
         return getattr(self._received, name)
 
     async def __aenter__(self) -> "_Readable":
@@ -88,17 +88,18 @@ class _Readable:
 
 
 def _complaint(problem: ValidationError) -> JSONRPCError | None:
-    """Say why a line is no message, to the request that it was meant to be if that much can be read of it.
+    """Build the error for an unreadable line, addressed to its request id if that can be read.
 
-    JSON-RPC 2.0, sections 4.1 and 5: no notification and no answer is answered; what has no readable id gets null.
+    JSON-RPC 2.0, sections 4.1 and 5: notifications and answers are not answered; an error without a readable id has id
+    null.
     """
     errors = problem.errors(include_url=False)
     if errors[0]["type"] == "json_invalid":
-        # Python reads more than JSON is, such as half of a surrogate pair, which some hosts write.
+        # Python reads more than valid JSON, such as half of a surrogate pair, which some hosts write.
         meant = _read(errors[0]["input"])
         error = ErrorData(code=PARSE_ERROR, message=f"Parse error: {errors[0]['ctx']['error']}")
     else:
-        # What lacks a field is the message itself, as one of the four kinds that it could have been.
+        # The object that lacks a field is the message itself, as one of the four kinds that it could have been.
         meant = next((each["input"] for each in errors if each["type"] == "missing" and len(each["loc"]) == 2), None)
         error = ErrorData(code=INVALID_REQUEST, message="Invalid Request: this is no message of JSON-RPC 2.0")
     if meant is _NOTHING or (isinstance(meant, dict) and ("id" not in meant or "method" not in meant)):
@@ -109,7 +110,7 @@ def _complaint(problem: ValidationError) -> JSONRPCError | None:
 
 def _is_id(value: object) -> bool:
     if isinstance(value, str):
-        return not _HALF_PAIR.search(value)  # one could not be written
+        return not _HALF_PAIR.search(value)  # half of a pair could not be written
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -127,7 +128,7 @@ def _read(line: str) -> object:
 
 
 class _Lines:
-    """Iterates over the lines of a pipe, as the SDK's transport expects of a file."""
+    """An iterator over the lines of a pipe, as the SDK's transport expects of a file."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
@@ -145,7 +146,7 @@ class _Lines:
 
 
 class _Sink:
-    """Writes to a pipe, as the SDK's transport expects of a file; a host that reads slowly is waited for."""
+    """A writer to a pipe, as the SDK's transport expects of a file; it waits for a host that reads slowly."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
@@ -159,7 +160,7 @@ class _Sink:
 
 @asynccontextmanager
 async def _pipes() -> AsyncIterator[tuple[_Lines, _Sink]]:
-    """Take the wire: what else reads or prints in this process meets the null device and standard error."""
+    """Take over the standard streams: other code here reads the null device and prints to standard error."""
     loop = asyncio.get_running_loop()
     wire_in, wire_out = os.dup(_STDIN), os.dup(_STDOUT)
     nothing = os.open(os.devnull, os.O_RDONLY)
