@@ -1,8 +1,8 @@
 """The content of an answer, put together from blocks and their pieces.
 
 Everything readable is read: a piece of a block that never began begins one, an index may be missing or used twice, and
-null may stand where text belongs. A block that cannot be read is left out and named in ``problems``; what the answer
-cost is judged elsewhere, and does not depend on it.
+null may take the place of text. A block that cannot be read is left out and named in ``problems``; the cost of the
+answer is judged elsewhere, and does not depend on it.
 """
 
 import uuid
@@ -13,7 +13,7 @@ from typing import Any
 from budget_tools.claude.json import UnreadableJsonError, read_json
 
 MAX_DEPTH = 100
-"""How deeply a block may be nested; deeper ones could not be written again on every machine."""
+"""Maximum depth of a block; not every JSON library can write deeper ones."""
 
 _MAX_NAME_CHARACTERS = 200
 _UNNAMED = "unnamed"
@@ -35,8 +35,8 @@ _PIECES = {
 class ToolUse:
     """A tool call that Claude asks for.
 
-    ``problem`` is a sentence if the call cannot be made as it is, because its input is not a JSON object or it names no
-    tool; ``input`` is then empty, here and in the content that goes back.
+    ``problem`` is a sentence if the call cannot be made as it is, because its input is not a JSON object or its tool
+    has no name; ``input`` is then empty, here and in the content that goes back.
     """
 
     id: str
@@ -47,7 +47,7 @@ class ToolUse:
 
 @dataclass(kw_only=True, slots=True)
 class _Block:
-    """A block on its way."""
+    """A block that is still arriving."""
 
     index: int
     type: str
@@ -58,7 +58,7 @@ class _Block:
     is_open: bool = True
 
     def takes(self, of_type: str) -> bool:
-        """Whether it takes pieces for blocks of a type; tools of the provider are called as ours are."""
+        """Return whether the block takes pieces for blocks of a type; tools of the provider are called as ours are."""
         return self.type == of_type or (of_type == "tool_use" and self.type.endswith("tool_use"))
 
 
@@ -90,7 +90,7 @@ class ContentBlocks:
             self._begin(index, kind, dict(opening))
 
     def add(self, index: object, delta: object) -> None:
-        """Add a piece to a block; kinds of pieces that are not known add nothing."""
+        """Add a piece to a block; unknown kinds of pieces add nothing."""
         if not isinstance(delta, Mapping):
             return
         kind = delta.get("type")
@@ -140,7 +140,7 @@ class ContentBlocks:
         return content, tool_uses
 
     def _at(self, index: object) -> _Block | None:
-        """Find the block that an event is about: the latest of its index, or the latest of all."""
+        """Return the block that an event is about: the latest of its index, or the latest of all."""
         if type(index) is not int:
             return self._blocks[-1] if self._blocks else None
         return next((block for block in reversed(self._blocks) if block.index == index), None)
@@ -169,7 +169,7 @@ class ContentBlocks:
         return whole
 
     def _called(self, whole: dict[str, Any]) -> tuple[dict[str, Any], ToolUse]:
-        """Give a call an id of its own, a name and an input, and say what is wrong with them."""
+        """Return a call with an id of its own, a name and an input, and with what is wrong with them."""
         called_with, problem = _input(whole.get("input"))
         name = whole.get("name")
         if not isinstance(name, str) or not name or len(name) > _MAX_NAME_CHARACTERS:
@@ -183,12 +183,12 @@ class ContentBlocks:
 
 
 def has_output(content: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a model wrote something: any block but a text block without text."""
+    """Return whether a model wrote something: any block but a text block without text."""
     return any(block.get("type") != "text" or block.get("text") for block in content)
 
 
 def _input(written: object) -> tuple[dict[str, Any], str]:
-    """Read what a tool is called with: an object, or its JSON; the second is a sentence if it is neither."""
+    """Read the input of a tool call: an object, or its JSON; the second value is a sentence if it is neither."""
     value = written
     if isinstance(written, str):
         try:
@@ -208,7 +208,7 @@ def _input(written: object) -> tuple[dict[str, Any], str]:
 
 
 def _well_formed(block: dict[str, Any]) -> dict[str, Any]:
-    """Return a block that everybody can write as UTF-8: halves of surrogate pairs are joined or replaced.
+    """Return a block that can be written as UTF-8: halves of surrogate pairs are joined or replaced.
 
     Raises:
         ValueError: it is nested too deeply.

@@ -1,16 +1,16 @@
-"""The body of an answer under status 200, read as what it is, whatever its content type says.
+"""The body of an answer under status 200, read by its content, not by its content type.
 
     body                                          what it is
     server-sent events                            a stream; see ``stream.py``
     a JSON message                                an answer, although a stream was asked for
     JSON objects of events, one a line            a stream without its framing
-    JSON that tells of an error and of no answer  not an answer: nothing was sampled
+    JSON with an error and without an answer      not an answer: nothing was sampled
     HTML, plain text                              not an answer: a page of something between here and the API
     nothing, or anything else                     unknown; an answer may have been lost
 
-Text that has lines of events in it, or is announced as a stream, is a stream that was damaged, and not a page.
+Text that has lines of events in it, or is announced as a stream, is a damaged stream and not a page.
 
-Pure: bytes go in as they arrive, and one of four things comes out.
+Pure: bytes go in as they arrive, and one of four results comes out.
 """
 
 import re
@@ -23,23 +23,23 @@ from budget_tools.claude.sse import SseDecoder
 from budget_tools.claude.stream import Reply, ReplyReader, StreamError, stream_error
 
 _FIELDS = (b":", b"data:", b"event:", b"id:", b"retry:")
-"""How a line of server-sent events begins."""
+"""Beginnings of a line of server-sent events."""
 
 _LINES = ("data:", "event:")
-"""Fields by which a stream is known whose beginning was damaged."""
+"""Fields by which a stream with a damaged beginning is recognized."""
 
 IS_HTML = re.compile(r"<(?:!doctype|html|head|body)\b", re.IGNORECASE)
 
 _LONGEST_FIELD = max(map(len, _FIELDS))
 
 _BLANK = b" \t\r\n\xef\xbb\xbf"
-"""White space, and the mark that may stand before any text in UTF-8."""
+"""White space, and the byte order mark that may precede any text in UTF-8."""
 
 _OF_ANSWERS = ("content", "choices", "output", "candidates", "completion", "usage")
-"""Members of JSON objects by which answers of any API are known."""
+"""Members of JSON objects by which answers of any API are recognized."""
 
 _OF_ERRORS = ("error", "errors", "detail", "message", "msg", "error_message", "reason")
-"""Members that tell of an error if there is no answer."""
+"""Members that show an error if the body has no answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,15 +51,15 @@ class NotAnAnswer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BrokenOff:
-    """An answer of which the end, or all, is missing; with the error that its stream ended with, if it told of one."""
+    """An answer of which the end, or all, is missing; with the error that ended its stream, if it sent one."""
 
     error: StreamError | None = None
     partial: Reply | None = None
-    """What came of an answer before; ``None`` if nothing did."""
+    """The part of the answer that came before; ``None`` if nothing did."""
 
 
 class BodyReader:
-    """Takes the body of one answer.
+    """Reader of the body of one answer.
 
     Args:
         content_type: as the answer's headers say.
@@ -75,16 +75,16 @@ class BodyReader:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the whole answer came, whatever becomes of the connection."""
+        """Whether the whole answer came, even if the connection breaks now."""
         return self._stream.is_complete
 
     @property
     def has_ended(self) -> bool:
-        """Whether what ends an answer came; little can follow."""
+        """Whether the end of an answer came; little can follow."""
         return self._stream.has_ended or self._stream.error is not None
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes."""
+        """Add the next bytes."""
         if self._is_stream is None:
             chunk = (b"".join(self._start) + chunk).lstrip(_BLANK)
             self._start = [chunk]
@@ -98,7 +98,7 @@ class BodyReader:
                 self._stream.take_sent(event.name, event.lines)
 
     def end(self) -> Reply | NotAnAnswer | BrokenOff:
-        """Say what the body was, once no more of it comes."""
+        """Return what the body was, once it has ended."""
         if not self._is_stream:
             other = self._document(self._text())
             if other is not None:
@@ -110,7 +110,7 @@ class BodyReader:
         return self._stream.reply()
 
     def broken(self) -> Reply | BrokenOff:
-        """Say what came of a body whose connection was lost before its end."""
+        """Return what came of a body whose connection was lost before its end."""
         if not self._is_stream and isinstance(read_event(self._text()), Mapping):
             whole = self.end()
             return BrokenOff() if isinstance(whole, NotAnAnswer) else whole

@@ -1,7 +1,7 @@
-"""The gated Messages client: no request that costs money leaves without a live reservation.
+"""The gated Messages client: a request that costs money leaves only with a live reservation.
 
 One ticket is one HTTP attempt. The client's own retries are off, because the API has no idempotency key: a retry
-after a lost answer may be billed twice, so every attempt is ours to count.
+after a lost answer may be billed twice, so this module counts every attempt.
 """
 
 import ipaddress
@@ -38,26 +38,26 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 _FREE_PATH = "/v1/messages/count_tokens"
 
 _COUNTED = ("model", "messages", "system", "tools", "tool_choice", "output_config")
-"""What of a request the API counts."""
+"""Fields of a request that the API counts."""
 
 AFTER_END_SECONDS = 1.0
 """How long a stream may go on after the end of its answer; the API closes it at once."""
 
 _SHORTEST_SECRET = 8
-"""What is shorter is no key, and may be any word."""
+"""Shorter strings are not treated as secrets: they could be ordinary words."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Ticket:
-    """Leave for one request under one reservation, and what became of it."""
+    """Permission for one request under one reservation, with the result of the attempt."""
 
     reservation_id: str
     is_used: bool = False
     """Whether the request may have left."""
     request_id: str = ""
-    """The API's name for it, once its headers are back: what a person reconciles a broken answer by."""
+    """The API's id of the request, once its headers are back: a person reconciles a broken answer by it."""
     departure: Departure = "unknown"
-    """How far the request came on its way, as far as that was watched."""
+    """How far the request came on its way, as far as that was observed."""
 
     @property
     def may_have_left(self) -> bool:
@@ -74,14 +74,14 @@ class Claude:
     """The Messages API at one endpoint.
 
     Args:
-        endpoint: where it is, and who sends.
+        endpoint: its address, and the credentials.
 
     Raises:
-        ConfigurationError: a variable that says which way requests take cannot be used.
+        ConfigurationError: a variable that sets the route of requests cannot be used.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
-        import httpx2  # here: about a second that no start should wait for
+        import httpx2  # imported here: about a second that no start should wait for
 
         self._endpoint = endpoint
         self._counts_tokens = True
@@ -91,9 +91,9 @@ class Claude:
         watch_departures(self._client, _note_departure)
 
     async def count_input_tokens(self, request: Mapping[str, Any]) -> int | None:
-        """Ask the API, free of charge, how long a prompt is; ``None`` if it does not say.
+        """Ask the API, free of charge, for the length of a prompt; ``None`` if it does not say.
 
-        An endpoint that does not count tokens, or counted what cannot be true, is not asked again.
+        An endpoint that does not count tokens, or returned an impossible count, is not asked again.
         """
         import anthropic
         import httpx2
@@ -114,22 +114,22 @@ class Claude:
                     exc.status_code,
                 )
             return None
-        # The client does not insist on the type that it declares: what is no count is as good as no answer.
+        # The client does not enforce the type that it declares: a value that is not a count is treated as no answer.
         tokens: object = getattr(counted, "input_tokens", None)
         return tokens if type(tokens) is int and tokens >= 0 else None
 
     def distrust_counts(self) -> bool:
-        """Ask this endpoint for no more counts, because one cannot be true; return whether it was asked until now."""
+        """Stop asking this endpoint for counts, because one cannot be true; return whether it was asked until now."""
         was_asked, self._counts_tokens = self._counts_tokens, False
         return was_asked
 
     async def send(self, ticket: Ticket, request: Mapping[str, Any]) -> Reply | Failure:
-        """Make one attempt and read its stream to the end; raises nothing but cancellation and our own bugs.
+        """Make one attempt and read its stream to the end; raise nothing but cancellation and our own bugs.
 
         Always a stream: long answers outlive idle connections otherwise, and leaving one early really closes it.
 
         Args:
-            ticket: leave for exactly this attempt.
+            ticket: permission for exactly this attempt.
             request: the body of POST /v1/messages.
         """
         try:
@@ -139,11 +139,11 @@ class Claude:
         except UngatedRequestError:
             raise
         except Exception as exc:
-            # Half of what breaks here is no error of the client's own tree.
+            # Half of the errors here are not of the client's own tree.
             return self._failure(exc, ticket)
 
     async def _read(self, response: "httpx2.Response", request: Mapping[str, Any]) -> Reply | Failure:
-        """Read the body of an answer; a connection that is lost after the end of the answer takes nothing from it."""
+        """Read the body of an answer; a connection lost after the end of the answer does not harm it."""
         reader = BodyReader(response.headers.get("content-type", ""), taken_ids=tool_use_ids(request))
         body: Reply | NotAnAnswer | BrokenOff
         with anyio.CancelScope() as after_end:
@@ -151,10 +151,10 @@ class Claude:
                 async for chunk in response.aiter_bytes():
                     reader.feed(chunk)
                     if reader.has_ended and not after_end.shield:
-                        # Nor does a stop: it would lose an answer that is here, and what it cost.
+                        # Nor does a stop: it would lose an answer that has arrived, and its cost.
                         after_end.shield = True
                         after_end.deadline = anyio.current_time() + AFTER_END_SECONDS
-            except Exception as exc:  # half of what breaks here is no error of the client's own tree
+            except Exception as exc:  # half of the errors here are not of the client's own tree
                 body = reader.broken()
                 if isinstance(body, BrokenOff) and body.error is None:
                     message = f"The answer broke off ({type(exc).__name__})."
@@ -175,7 +175,7 @@ class Claude:
 
     @property
     def _is_claude_api(self) -> bool:
-        """Whether the address is Anthropic's own, or of this machine, where a relay or a stand-in of it may be.
+        """Whether the address is Anthropic's own, or on this machine, where a relay or a stand-in of it may run.
 
         The ids of messages, which relays pass on, tell Anthropic's platform from others behind a relay.
         """
@@ -187,7 +187,7 @@ class Claude:
         return False
 
     def _failure(self, exc: Exception, ticket: Ticket) -> Failure:
-        """Judge an attempt by what the client raised; what may have been billed is never called unbilled."""
+        """Build the failure of a client's error; an attempt that may have been billed is never called unbilled."""
         import anthropic
 
         if isinstance(exc, anthropic.APIStatusError):
@@ -211,7 +211,7 @@ class Claude:
                 return Failure(message=f"The answer broke off ({type(exc).__name__}).", sending="broken")
 
     def _without_secrets(self, text: str) -> str:
-        """Take secrets out of words that are not ours, which go to hosts and are stored: some gateways quote them."""
+        """Return foreign text without secrets, since it goes to hosts and is stored: some gateways quote them."""
         for secret in self._endpoint.secrets:
             if len(secret) >= _SHORTEST_SECRET:
                 text = text.replace(secret, "(the key)")
@@ -251,7 +251,7 @@ def _note_departure(departure: Departure) -> None:
 
 
 def tool_use_ids(request: Mapping[str, Any]) -> Collection[str]:
-    """Return the ids of the tool calls that a request tells of."""
+    """Return the ids of the tool calls in a request."""
     return {
         str(block.get("id"))
         for message in request.get("messages", ())
@@ -262,8 +262,8 @@ def tool_use_ids(request: Mapping[str, Any]) -> Collection[str]:
 
 
 def _text_of(response: "httpx2.Response") -> str:
-    """Return the body of an error; one that cannot be read says nothing."""
+    """Return the body of an error; ``""`` if it cannot be read."""
     try:
         return response.text
-    except Exception:  # a codec's, or the client's own: the status is judged without it
+    except Exception:  # an error of a codec, or the client's own: the status is judged without the body
         return ""

@@ -1,7 +1,7 @@
-"""How far a request came on its way: whether any byte of it may have left this machine.
+"""Departures of requests: whether any byte of a request may have left this machine.
 
-The transport tells of its steps (httpx, extensions, "trace"). A step that was told of is knowledge: while connections
-are being made and nothing more was told, nothing has left. Silence is not, since a transport need not tell; then only
+The transport reports its steps (httpx, extensions, "trace"). A reported step is knowledge: while connections are being
+made and nothing more was reported, nothing has left. Silence is not, since a transport need not report; then only
 errors that are always raised before the first byte prove it.
 """
 
@@ -20,7 +20,7 @@ _CONNECTING = (".connect_tcp.started", ".connect_unix_socket.started")
 
 
 def watch_departures(client: "AsyncAnthropic", note: Callable[[Departure], None]) -> None:
-    """Tell of each request of a client how far it came, in the context that it is sent in."""
+    """Report how far each request of a client came, in the context that it is sent in."""
 
     async def watch(request: "httpx2.Request") -> None:
         has_left = False
@@ -41,11 +41,11 @@ def watch_departures(client: "AsyncAnthropic", note: Callable[[Departure], None]
 
 
 def departure_of(exc: Exception, departure: Departure) -> Literal["unbuilt", "unreachable", "unsent", "unknown"]:
-    """Say what an error of the client's proves.
+    """Return what an error of the client proves.
 
     Args:
-        exc: what it raised: its own error with the transport's as the cause, or one from before the transport.
-        departure: how far the request came, as far as it was watched.
+        exc: the error that it raised: its own with the transport's as the cause, or one from before the transport.
+        departure: how far the request came, as far as it was observed.
     """
     import anthropic
     import httpx2
@@ -53,7 +53,7 @@ def departure_of(exc: Exception, departure: Departure) -> Literal["unbuilt", "un
     cause = exc.__cause__ if isinstance(exc, anthropic.APIConnectionError) else exc
     if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout):
         return "unreachable"
-    # A header that HTTP does not take is found just before it would be written; a proxy refuses before the request.
+    # A header that HTTP does not allow is found just before it would be written; a proxy refuses before the request.
     if isinstance(cause, httpx2.LocalProtocolError | httpx2.UnsupportedProtocol | httpx2.ProxyError):
         return "unsent"
     after_sending = (httpx2.NetworkError, httpx2.ReadTimeout, httpx2.WriteTimeout, httpx2.RemoteProtocolError)

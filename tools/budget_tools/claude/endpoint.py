@@ -1,4 +1,4 @@
-"""Where the Messages API is, and what a request says of who sends it; a gateway may stand in its place.
+"""The address of the Messages API, Anthropic's own or a gateway's, and the credentials of its requests.
 
     set                         sent to api.anthropic.com    sent to any other address
     ANTHROPIC_API_KEY           Authorization: Bearer KEY    Authorization: Bearer KEY and x-api-key: KEY
@@ -6,10 +6,10 @@
     both                        Authorization: Bearer KEY    Authorization: Bearer TOKEN and x-api-key: KEY
     ANTHROPIC_CUSTOM_HEADERS    these, in the place of a header of the same name
 
-Since version 2 the SDK sends a key as a bearer token. Gateways that were built for its forerunners look for
-``x-api-key`` alone, and no gateway refuses the other header beside it: both hold the same key for the same receiver.
+Since version 2 the SDK sends a key as a bearer token. Gateways built for earlier versions look for ``x-api-key`` alone,
+and gateways do not refuse the other header beside it: both hold the same key for the same receiver.
 
-Everything that can be refused is refused here, before a client is built: the SDK finds out in the middle of a call.
+Every bad setting is refused here, before a client is built: the SDK would find it in the middle of a call.
 """
 
 import re
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DEFAULT_BASE_URL = "https://api.anthropic.com"
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, token
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")  # of RFC 9110, field-value, what every server reads alike
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")  # RFC 9110, field-value: the characters that every server reads alike
 _FRAMING = frozenset({"content-length", "transfer-encoding", "content-encoding", "connection"})
 _SECRET_HEADER = re.compile(r"auth|key|token|secret|password|cookie|credential", re.IGNORECASE)
 
@@ -40,10 +40,10 @@ _KEEPALIVE_PROBES = 5
 
 
 def checked_credential(value: str) -> str:
-    """Check a key or a token, which travels as a header.
+    """Check a key or a token, which is sent as a header.
 
     Raises:
-        ValueError: it holds something that no key has; the message does not show it.
+        ValueError: it holds a character that keys do not have; the message does not show it.
     """
     if value != value.strip() or not re.fullmatch(r"[\x21-\x7e]*", value):
         raise ValueError(
@@ -57,7 +57,7 @@ def checked_base_url(value: str) -> str:
     """Check the address that paths such as ``/v1/messages`` are added to.
 
     Raises:
-        ValueError: requests would go nowhere, or to a path that does not exist.
+        ValueError: requests would reach no server, or a path that does not exist.
     """
     parts = _split(value)
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
@@ -71,14 +71,14 @@ def checked_base_url(value: str) -> str:
 def _split(url: str) -> SplitResult | None:
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises if it is not a number
+        _ = parts.port  # raises if the port is not a number
     except ValueError:
         return None
     return parts if url.isprintable() and " " not in url else None
 
 
 def has_no_route(status: int, body: object, model: str) -> bool:
-    """Say whether a path does not exist at an endpoint, rather than the model that was asked for."""
+    """Return whether a path does not exist at an endpoint, rather than the model that was asked for."""
     if status in _NO_SUCH_METHOD:
         return True
     error = body.get("error") if isinstance(body, dict) else None
@@ -87,10 +87,10 @@ def has_no_route(status: int, body: object, model: str) -> bool:
 
 
 def parsed_headers(text: str) -> dict[str, str]:
-    """Read headers from lines of ``Name: value``, as other clients of the API do.
+    """Parse headers from lines of ``Name: value``, as other clients of the API do.
 
     Raises:
-        ValueError: a line is not a header, or one that HTTP does not take; the message shows no value.
+        ValueError: a line is not a header, or one that HTTP does not allow; the message shows no value.
     """
     headers: dict[str, str] = {}
     for number, line in enumerate(re.split(r"\r?\n", text), start=1):
@@ -118,22 +118,22 @@ class Endpoint:
     api_key: str = field(default="", repr=False)
     auth_token: str = field(default="", repr=False)
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    """What is sent beside, or instead of, the client's own headers."""
+    """Headers sent beside, or instead of, the client's own."""
 
     @property
     def is_gateway(self) -> bool:
-        """Whether it is another address than Anthropic's own."""
+        """Whether the address is not Anthropic's own."""
         host = urlsplit(self.base_url).hostname or ""
         return host != "anthropic.com" and not host.endswith(".anthropic.com")
 
     @property
     def has_credential(self) -> bool:
-        """Whether requests say who sends them."""
+        """Whether requests carry a credential."""
         return bool(self.api_key or self.auth_token or self._custom("authorization") or self._custom("x-api-key"))
 
     @property
     def credential(self) -> str:
-        """The name of the variable that says who sends, for sentences to a person."""
+        """The name of the variable with the credential, for sentences to a person."""
         if self._custom("authorization") or self._custom("x-api-key"):
             return "ANTHROPIC_CUSTOM_HEADERS"
         is_token = self.auth_token and (self.is_gateway or not self.api_key)
@@ -141,36 +141,36 @@ class Endpoint:
 
     @property
     def sent_headers(self) -> Sequence[str]:
-        """The headers that say who sends, for sentences to a person."""
+        """The names of the headers with the credential, for sentences to a person."""
         bearer = "Authorization" if self._custom("authorization") else "Authorization: Bearer"
         return [bearer, "x-api-key"] if self._added() or self._custom("x-api-key") else [bearer]
 
     @property
     def secrets(self) -> Sequence[str]:
-        """What no sentence may show, the longest first."""
+        """Strings that sentences may not show, the longest first."""
         values = [value for name, value in self.headers.items() if _SECRET_HEADER.search(name)]
         words = [word for value in values for word in (value, *value.split())]
         return sorted(filter(None, (self.api_key, self.auth_token, *words)), key=len, reverse=True)
 
     def open_client(self, **options: Any) -> "AsyncAnthropic":  # noqa: ANN401 - passed on to the SDK
-        """Build a client that tries once, follows no redirect, and takes nothing from files or profiles.
+        """Build a client that tries once, follows no redirect, and reads no files or profiles.
 
         Raises:
-            ConfigurationError: a variable that says which way requests take cannot be used.
+            ConfigurationError: a variable that sets the route of requests cannot be used.
         """
-        import anthropic  # here: about a second that no start should wait for
+        import anthropic  # imported here: about a second that no start should wait for
 
         route = client_options(self.base_url)
         token = self.auth_token if self.is_gateway or not self.api_key else ""
         key = "" if token else self.api_key or self._custom("x-api-key")
         return anthropic.AsyncAnthropic(
-            # Without a credential, the SDK would look for one; a custom header takes the place of this one.
+            # Without a credential, the SDK would look for one; a custom header replaces this one.
             api_key=key or None,
             auth_token=None if key else token or "in-a-custom-header",
             base_url=self.base_url,
             max_retries=0,
             default_headers={**self._added(), **self.headers},
-            # A redirect would send one reserved message twice, and the key to whoever the answer names.
+            # A redirect would send one reserved message twice, and the key to any host that the answer names.
             http_client=anthropic.DefaultAsyncHttpxClient(follow_redirects=False, transport=_transport(route)),
             **options,
         )
@@ -185,7 +185,7 @@ class Endpoint:
 
 
 def _transport(route: Mapping[str, Any]) -> "httpx2.AsyncHTTPTransport":
-    """Build what the SDK would, but for the proxy and the certificates: long streams need the keepalive."""
+    """Build the SDK's transport with our proxy and certificates: long streams need its keepalive."""
     import anthropic
     import httpx2
 

@@ -1,4 +1,4 @@
-"""Attempts without an answer: what they are, in whose words, and whether they may have cost money.
+"""Failures: attempts without an answer, in the endpoint's words, and whether they may have cost money.
 
     what happened                                                      as evidence
     the request could not be built, or nothing of it was sent          unsent
@@ -7,7 +7,7 @@
     status 200 with an error or a page in place of an answer           no_answer
     any other status, error or end                                     broken
 
-What the evidence comes to is decided in ``pricing.evidence``. Only what was surely not billed is ever tried again.
+``pricing.evidence`` decides by the evidence. Only an attempt that was surely not billed is ever repeated.
 """
 
 import re
@@ -23,12 +23,12 @@ from budget_tools.core.text_safety import printable
 Sending = Literal["unsent", "refused", "no_answer", "broken"]
 
 MAX_WORDS = 300
-"""Characters of an endpoint's own words that are shown."""
+"""Maximum number of characters of an endpoint's own words that are shown."""
 
 _RETRYABLE_STATUSES = frozenset({429, 529})
 """Refused before any work: safe to try again."""
 _AMBIGUOUS_STATUSES = frozenset({408, 499})
-"""Of the 4xx, those that may come after work was done; every other one is unbilled, but will not pass later."""
+"""The 4xx that may come after work was done; every other one is unbilled, but would fail again."""
 
 RETRYABLE_TYPES = frozenset({"overloaded_error", "rate_limit_error"})
 REFUSED_TYPES = RETRYABLE_TYPES | {
@@ -44,7 +44,7 @@ REFUSED_TYPES = RETRYABLE_TYPES | {
 _HIDDEN = re.compile(r"<(script|style|head)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<[^<>]*>")
 _MAX_SEARCHED = 20_000
-"""So much of a page is searched for words."""
+"""Maximum number of characters of a page that are searched for words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +56,11 @@ class Failure:
     is_retryable: bool = False
     retry_after_seconds: int | None = None
     status: int | None = None
-    """The HTTP status; ``None`` if none came, or none that tells of an error."""
+    """The HTTP status; ``None`` if no status came, or one that is not an error."""
     error_type: str = ""
     """The API's name for the error, if it gave one."""
     partial: Reply | None = None
-    """What came of an answer before it broke off."""
+    """The part of an answer that came before it broke off."""
 
     @property
     def is_surely_unbilled(self) -> bool:
@@ -71,7 +71,7 @@ class Failure:
 def failure_of_status(
     status: int, body: str, *, retry_after: str | None, without_secrets: Callable[[str], str]
 ) -> Failure:
-    """Judge an HTTP status of 4xx or 5xx."""
+    """Build the failure of an HTTP status of 4xx or 5xx."""
     error = _error_in(body)
     refused = status in _RETRYABLE_STATUSES or (400 <= status < 500 and status not in _AMBIGUOUS_STATUSES)
     wait_seconds = _retry_after_seconds(retry_after)
@@ -89,7 +89,7 @@ def failure_of_status(
 def failure_of_body(
     body: NotAnAnswer | BrokenOff, *, retry_after: str | None, without_secrets: Callable[[str], str]
 ) -> Failure:
-    """Judge a body under status 200 that is not a whole answer."""
+    """Build the failure of a body under status 200 that is not a whole answer."""
     if body.error is None:
         return Failure(message="The answer broke off.", sending="broken", partial=body.partial)
     kind = body.error.type
@@ -111,7 +111,7 @@ def failure_of_body(
 
 
 def words_of(text: str, without_secrets: Callable[[str], str]) -> str:
-    """Return how an endpoint's own words begin, on one line, without markup, and without the secrets they may quote."""
+    """Return the beginning of an endpoint's own words, on one line, without markup and without quoted secrets."""
     # Secrets before any cut: half a key would not be found.
     text = without_secrets(text)[:_MAX_SEARCHED]
     if IS_HTML.search(text):

@@ -1,7 +1,7 @@
-"""JSON as a model may write it, read strictly: what two readers could take for two things is refused.
+"""JSON written by a model, read strictly: text that two readers could understand differently is rejected.
 
-Python's own reader takes the last of two equal keys, and NaN, infinities and halves of surrogate pairs, which whoever
-the value is handed on to may read otherwise or not at all.
+Python's own reader takes the last of two equal keys, and accepts NaN, infinities and halves of surrogate pairs, which
+the next reader of the value may read otherwise or not at all.
 """
 
 import json
@@ -9,18 +9,18 @@ import math
 from typing import Any
 
 MAX_CHARACTERS = 2_000_000
-"""More than the longest answer of any model (128,000 tokens) comes to."""
+"""Maximum length of a text; more than the longest answer of any model (128,000 tokens)."""
 
 
 class UnreadableJsonError(ValueError):
-    """What a text is or has, so that it cannot be read; the message goes on from "The answer"."""
+    """The reason that a text cannot be read; the message continues "The answer"."""
 
 
 def read_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Read one JSON value (RFC 8259) and nothing after it.
+    """Parse one JSON value (RFC 8259) and nothing after it.
 
     Raises:
-        UnreadableJsonError: it is none, or none that everyone would read alike.
+        UnreadableJsonError: it is not JSON, or not JSON that every reader would read alike.
         RecursionError: it is nested too deeply for this interpreter.
     """
     if not text:
@@ -31,7 +31,7 @@ def read_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
         value = json.loads(
             text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite, parse_int=_integer
         )
-        # Half of a surrogate pair is legal in JSON, and nobody that it is handed on to could write it as UTF-8.
+        # Half of a surrogate pair is legal in JSON, but cannot be written as UTF-8.
         json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as exc:
         where = f"line {exc.lineno}, column {exc.colno}"
@@ -44,9 +44,9 @@ def read_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def read_event(text: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Read what an endpoint sent, leniently; ``None`` if it is not JSON.
+    """Parse an endpoint's data leniently; ``None`` if it is not JSON.
 
-    What JSON does not have (NaN, infinity) becomes ``None``.
+    Values outside of JSON (NaN, infinity) become ``None``.
     """
     try:
         return json.loads(text, parse_constant=lambda _: None, parse_float=_finite_or_none)

@@ -1,12 +1,12 @@
 """Structured output: a schema that the caller asks for, and whether an answer fits it.
 
-Two schemas come of one. What the caller gave is what an answer is validated against; what the API is sent (``wire``)
-says as much of it as the API can enforce, and the rest in words. So a schema is refused where the API could only answer
-less than it allows: an object of free keys would always come back empty.
+Two schemas are made from one. An answer is validated against the caller's own; the API is sent (``wire``) as much of it
+as the API can enforce, and the rest in words. So a schema is refused if the API could only answer less than it allows:
+an object of free keys would always come back empty.
 
-A schema is the caller's, an answer is anybody's. What a schema may cost is bounded before it is used: its size, its
-depth, and the subschemas that its references unfold to. The one thing that cannot be bounded is a regular expression:
-whoever writes a catastrophic one waits for it.
+A schema is the caller's; an answer is not trusted. The cost of a schema is bounded before it is used: its size, its
+depth, and the subschemas that its references unfold to. Only a regular expression cannot be bounded: a caller who
+writes a catastrophic one has to wait for it.
 """
 
 import json
@@ -23,18 +23,18 @@ from budget_tools.core.errors import InvalidArgumentError
 from budget_tools.core.text_safety import printable
 
 MAX_SCHEMA_CHARACTERS = 100_000
-"""A schema is part of every turn's prompt: this one would be some 30,000 tokens of it."""
+"""Maximum length of a schema. It is part of every turn's prompt: this one would be some 30,000 tokens of it."""
 MAX_SCHEMA_DEPTH = 64
-"""Levels of JSON; validating recurses several frames at each."""
+"""Maximum number of levels of JSON; validating recurses several frames at each."""
 MAX_SUBSCHEMAS = 10_000
-"""How many there may be once references are unfolded: a few lines can refer to each other a billion times over."""
+"""Maximum number of subschemas after unfolding references: a few lines can come to a billion of them."""
 MAX_PROBLEM_CHARACTERS = 300
 
 _MAX_PATH_CHARACTERS = 100
 _MAX_ERRORS = 50
-"""How many errors are looked at for the one that says most."""
+"""Maximum number of errors searched for the most telling one."""
 
-# Where schemas stand within a schema (JSON Schema 2020-12, core 10); everything else in one is data.
+# Where schemas may be within a schema (JSON Schema 2020-12, core 10); everything else in one is data.
 _ONE_SCHEMA = frozenset(
     {
         "additionalProperties", "contains", "contentSchema", "else", "if", "items", "not", "propertyNames", "then",
@@ -45,7 +45,7 @@ _LISTED_SCHEMAS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
 _NAMED_SCHEMAS = frozenset({"$defs", "dependentSchemas", "patternProperties", "properties"})
 
 _SENT = frozenset({"$defs", "properties", "items", "anyOf", "oneOf", "allOf"})
-"""Where the API is sent schemas; what stands elsewhere is told in words and validated here."""
+"""Where the API is sent schemas; schemas elsewhere are described in words and validated here."""
 _UNIONS = frozenset({"anyOf", "oneOf", "allOf"})
 _SAYS_ITS_TYPE = frozenset({"type", "enum", "const", "$ref"}) | _UNIONS
 _NAMES_PLACES = frozenset({"$anchor", "$dynamicAnchor", "$dynamicRef", "$id", "$recursiveRef", "$schema"})
@@ -73,19 +73,19 @@ class OutputSchema:
     """A JSON Schema (2020-12) of an object that an answer has to be."""
 
     def __init__(self, schema: dict[str, Any], wire: dict[str, Any]) -> None:
-        """Use ``parse``."""
+        """Use ``parse`` instead."""
         self._wire = wire
         self._validator = _validator_of(schema)
 
     @classmethod
     def parse(cls, schema: Mapping[str, Any]) -> "OutputSchema":
-        """Read a schema; what comes of it does not change with the mapping that was given.
+        """Parse a schema; the result does not change with the mapping that was given.
 
-        ``format`` is not asserted. A ``$schema`` or ``$id`` at the root is not heeded: every schema is read as 2020-12.
+        ``format`` is not asserted. A ``$schema`` or ``$id`` at the root is ignored: every schema is read as 2020-12.
 
         Raises:
-            InvalidArgumentError: it is no valid schema of an object, is too large, refers to itself or to anything but
-                its own ``$defs``, or asks for what the API cannot answer.
+            InvalidArgumentError: it is not a valid schema of an object, is too large, refers to itself or to anything
+                but its own ``$defs``, or asks for something that the API cannot answer.
         """
         own = _plain(schema)
         own.pop("$schema", None)
@@ -101,13 +101,13 @@ class OutputSchema:
         return cls(own, {"format": {"type": "json_schema", "schema": _sendable(own)}})
 
     def wire(self) -> dict[str, Any]:
-        """Give the request's ``output_config``."""
+        """Return the request's ``output_config``."""
         return cast("dict[str, Any]", json.loads(json.dumps(self._wire)))
 
     def check(self, text: str) -> Structured | Mismatch:
-        """Read an answer strictly and validate it; one fence of Markdown around it is taken off, prose is not.
+        """Read an answer strictly and validate it; one fence of Markdown around it is removed, prose is not.
 
-        Its time is bounded by the schema's bounds and the answer's length, except for what a ``pattern`` takes.
+        Its time is bounded by the schema's bounds and the answer's length, except for the time of a ``pattern``.
         """
         try:
             value = read_json(_unfenced(text.strip()))
@@ -122,7 +122,7 @@ class OutputSchema:
 
 
 def repair_notice(mismatch: Mismatch) -> str:
-    """Tell the sub-agent what to mend, in the one turn that it has for it."""
+    """Return the notice to the sub-agent of what to correct, in the one turn that it has for it."""
     return (
         f"Your answer does not fit the schema that was asked for. {mismatch.problem} "
         "Answer again with the whole JSON object, corrected, and nothing else."
@@ -139,7 +139,7 @@ def _refused(path: _Path, what: str) -> InvalidArgumentError:
 
 
 def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy a schema by way of its JSON, within bounds."""
+    """Copy a schema through its JSON, within bounds."""
     level: list[Any] = [schema]
     for _ in range(MAX_SCHEMA_DEPTH):
         level = [
@@ -163,10 +163,10 @@ def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_metaschema(schema: _Schema) -> None:
-    import jsonschema  # here: a delegation without a schema need not wait for it
+    import jsonschema  # imported here: a delegation without a schema need not wait for it
 
     try:
-        # Its own look at regular expressions stumbles over some; ours follows.
+        # Its own check of regular expressions fails on some; ours follows.
         jsonschema.Draft202012Validator.check_schema(schema, format_checker=jsonschema.FormatChecker(formats=()))
     except jsonschema.SchemaError as exc:
         path = tuple(str(part) for part in exc.absolute_path)
@@ -192,7 +192,7 @@ def _walk(path: _Path, schema: object, *, only_sent: bool = False) -> Iterator[t
 
 
 def _check_keywords(path: _Path, schema: object, *, definitions: _Schema) -> None:
-    """Refuse references out of the document, and regular expressions that do not compile."""
+    """Check that references stay within the document, and that regular expressions compile."""
     if not isinstance(schema, dict):
         return
     if found := sorted(_NAMES_PLACES & schema.keys()):
@@ -211,7 +211,7 @@ def _check_keywords(path: _Path, schema: object, *, definitions: _Schema) -> Non
 
 
 def _definition(reference: str) -> str | None:
-    """Name the definition that a ``$ref`` refers to; ``None`` where it is none."""
+    """Return the name of the definition that a ``$ref`` refers to; ``None`` if it does not refer to one."""
     name = reference.removeprefix("#/$defs/")
     if name == reference or "/" in name:
         return None
@@ -226,7 +226,7 @@ def _check_root(schema: _Schema) -> None:
 
 
 def _check_can_be_sent(path: _Path, schema: object) -> None:
-    """Refuse what the API could only answer less than the schema allows to."""
+    """Raise if the API could only answer less than the schema allows."""
     if not isinstance(schema, dict) or not _SAYS_ITS_TYPE & schema.keys():
         raise _refused(path, "must say its type: the API answers no values of any type")
     if len(schema.get("allOf", ())) > 1:
@@ -248,7 +248,7 @@ def _check_can_be_sent(path: _Path, schema: object) -> None:
 
 
 def _check_references(subschemas: Mapping[_Path, object]) -> None:
-    """Refuse a schema that refers to itself, or that unfolds to more than can be validated in time."""
+    """Check that a schema does not refer to itself, nor unfold to more than can be validated in time."""
     parts: dict[_Path, list[_Path]] = {path: [] for path in subschemas}
     for path, schema in subschemas.items():
         if path:
@@ -269,8 +269,8 @@ def _check_references(subschemas: Mapping[_Path, object]) -> None:
 
 
 def _sendable(schema: dict[str, Any]) -> dict[str, Any]:
-    """Write a schema as the API takes it: the client's own function moves into words what cannot be enforced."""
-    from anthropic import transform_schema  # here: about a second that no start should wait for
+    """Convert a schema to the API's form: the client's own function moves into words what cannot be enforced."""
+    from anthropic import transform_schema  # imported here: about a second that no start should wait for
 
     try:
         return transform_schema(_one_type_each(schema))
@@ -279,7 +279,7 @@ def _sendable(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _one_type_each(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a list of types as ``anyOf``: the client's function knows one type at a time."""
+    """Convert lists of types to ``anyOf``: the client's function knows one type at a time."""
     own = dict(schema)
     for keyword in _SENT & own.keys():
         value = own[keyword]
@@ -303,16 +303,16 @@ def _one_type_each(schema: Mapping[str, Any]) -> dict[str, Any]:
 _BARE_TYPES = frozenset({"null", "boolean"})
 
 
-def _validator_of(schema: dict[str, Any]) -> Any:  # noqa: ANN401 - jsonschema tells its types to nobody
-    import jsonschema  # here: a delegation without a schema need not wait for it
+def _validator_of(schema: dict[str, Any]) -> Any:  # noqa: ANN401 - jsonschema has no types
+    import jsonschema  # imported here: a delegation without a schema need not wait for it
 
-    # Nothing is ever fetched: every reference is known to stay within the schema.
+    # Nothing is ever fetched: every reference was checked to stay within the schema.
     strict = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"uniqueItems": _unique_items})
     return strict(schema)
 
 
 def _unique_items(_validator: object, wanted: bool, value: object, _schema: object) -> Iterator[Exception]:
-    """Look for two equal items, in a time that does not grow with the square of their number."""
+    """Find two equal items, in a time that does not grow with the square of their number."""
     import jsonschema
 
     if wanted and isinstance(value, list) and len({_canonical(item) for item in value}) < len(value):
@@ -320,7 +320,7 @@ def _unique_items(_validator: object, wanted: bool, value: object, _schema: obje
 
 
 def _canonical(value: object) -> str:
-    """Write a value so that equal ones are written alike: in JSON Schema 1.0 is 1, but true is not."""
+    """Return a value as text that is the same for equal values: in JSON Schema 1.0 is 1, but true is not."""
     return json.dumps(_with_whole_numbers(value), sort_keys=True)
 
 
@@ -336,7 +336,7 @@ def _with_whole_numbers(value: object) -> object:
 
 
 def _unfenced(text: str) -> str:
-    """Take off one fence of Markdown around the whole text, as models like to put there."""
+    """Return a text without one fence of Markdown around the whole of it, as models often write."""
     opening, _, rest = text.partition("\n")
     if opening.rstrip() in ("```", "```json", "```JSON") and rest.endswith("\n```"):
         return rest.removesuffix("```").strip()
@@ -351,8 +351,8 @@ def _problem(errors: list[Any]) -> str:
     return _short(f"At {path}: {_said(error)}.", MAX_PROBLEM_CHARACTERS)
 
 
-def _said(error: Any) -> str:  # noqa: ANN401 - jsonschema tells its types to nobody
-    """Say what is wrong; where the value itself takes all of the room, what was wanted of it."""
+def _said(error: Any) -> str:  # noqa: ANN401 - jsonschema has no types
+    """Return what is wrong; if the value itself takes all of the room, what was required of it."""
     message: str = error.message
     if len(message) <= MAX_PROBLEM_CHARACTERS - _MAX_PATH_CHARACTERS - len("At : ."):
         return message
@@ -361,6 +361,6 @@ def _said(error: Any) -> str:  # noqa: ANN401 - jsonschema tells its types to no
 
 
 def _short(text: str, most: int) -> str:
-    """Keep text on one line, printable and short."""
+    """Return text on one line, printable and short."""
     shown = printable(text)
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"

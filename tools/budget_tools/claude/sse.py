@@ -1,7 +1,7 @@
 """Server-sent events, from bytes as they arrive (WHATWG HTML, server-sent events).
 
-Read here rather than by the SDK, which drops every event without a name and raises at the first that is not JSON. An
-event is what its data says it is. Nothing raises: bytes that are not UTF-8 become replacement characters.
+Read here rather than by the SDK, which drops every event without a name and raises at the first that is not JSON. The
+data of an event determines its type. Nothing raises: bytes that are not UTF-8 become replacement characters.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ class SseEvent:
 
 
 class SseDecoder:
-    """Turns the bytes of one stream into its events."""
+    """Decoder of the bytes of one stream into its events."""
 
     def __init__(self) -> None:
         self._rest: list[bytes] = []
@@ -28,14 +28,14 @@ class SseDecoder:
         self._is_first_line = True
 
     def feed(self, chunk: bytes) -> Iterator[SseEvent]:
-        """Take the next bytes, and yield the events that they complete."""
+        """Add the next bytes, and yield the events that they complete."""
         if not chunk:
             return
         if b"\n" not in chunk and b"\r" not in chunk:
             self._rest.append(chunk)
             return
         joined = b"".join([*self._rest, chunk])
-        # A carriage return at the end may be half of a line end: the next byte tells.
+        # A carriage return at the end may be half of a line end: the next byte decides.
         whole, held = (joined[:-1], b"\r") if joined.endswith(b"\r") else (joined, b"")
         lines = whole.splitlines(keepends=True)
         rest = lines.pop() if lines and not lines[-1].endswith((b"\n", b"\r")) else b""
@@ -43,7 +43,7 @@ class SseDecoder:
         yield from self._take(lines)
 
     def end(self) -> Iterator[SseEvent]:
-        """Yield what the stream ended with, although no empty line came after it."""
+        """Yield the last event of the stream, even if no empty line came after it."""
         lines = b"".join(self._rest).splitlines()
         self._rest = []
         yield from self._take([*lines, b""])

@@ -1,14 +1,14 @@
 """An answer of Claude, put together from the events of its stream.
 
-Read here rather than by the SDK's own accumulator, for three reasons. That one gives an answer whose end never came as
-though it were whole, with one output token. It raises at the first event that is not as the API would send it, and with
-it an answer is lost that was paid for. And it builds the whole answer again at every piece, which takes longer than all
-the rest of a turn.
+Read here rather than by the SDK's own accumulator, for three reasons. The accumulator returns an answer whose end never
+came as if it were whole, with one output token. It raises at the first event in another form than the API's, which
+loses an answer that was paid for. And it builds the whole answer again at every piece, which takes longer than all the
+rest of a turn.
 
-An answer is complete at ``message_stop``, at ``[DONE]``, or once it has said why it stopped: the API sends the stop
-reason and the final usage together, and nothing is sampled after them. Later events can add to what is known of the
-usage, and to nothing else. What was used is passed on as it was reported, every time: which report is to be believed is
-decided with the prices (``pricing.evidence``), not here.
+An answer is complete at ``message_stop``, at ``[DONE]``, or once its stop reason came: the API sends the stop reason
+and the final usage together, and nothing is sampled after them. Later events can only add to the known usage. Usage is
+passed on as it was reported, every time: which report to believe is decided with the prices (``pricing.evidence``), not
+here.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -22,18 +22,18 @@ from budget_tools.core.text_safety import printable
 __all__ = ["Reply", "ReplyReader", "StreamError", "ToolUse", "UsageReport"]
 
 _DONE = "[DONE]"
-"""What OpenAI's streams end with; gateways that speak both send it after ours, or in place of our end."""
+"""End of OpenAI's streams; gateways that speak both send it after our end, or in place of it."""
 
 _MAX_LABEL_CHARACTERS = 120
-"""A stop reason, category or model id that is longer is cut."""
+"""Maximum length of a stop reason, category or model id; longer ones are cut."""
 
 _OTHER_PLATFORMS = ("msg_bdrk_", "msg_vrtx_")
-"""How ids of messages begin on the platforms that bill by rules of their own."""
+"""Prefixes of message ids on the platforms that bill by rules of their own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UsageReport:
-    """What was reported of the usage, and where in the stream.
+    """Usage that was reported, and where in the stream.
 
     At the start, the output is a placeholder; in the middle, more content came after it; at the end, none did.
     """
@@ -44,7 +44,7 @@ class UsageReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamError:
-    """An error that a stream told of, in the endpoint's own words; ``type`` is ``""`` if it named none."""
+    """An error sent in a stream, in the endpoint's own words; ``type`` is ``""`` if it was not named."""
 
     type: str
     message: str
@@ -61,7 +61,7 @@ class Reply:
     stop_reason: str | None
     """``None`` if the answer broke off; ``""`` if it is complete and did not say why it stopped."""
     reports: Sequence[UsageReport] = ()
-    """What was reported of the usage, in order."""
+    """The usage that was reported, in order."""
     model: str = ""
     """The model that answered; ``""`` if it was not named."""
     refusal_category: str = ""
@@ -71,7 +71,7 @@ class Reply:
     is_several: bool = False
     """Whether more than one answer came in one stream."""
     problem: str = ""
-    """What of the answer could not be read; ``""`` if all could."""
+    """Which parts of the answer could not be read; ``""`` if all could."""
 
     @property
     def has_output(self) -> bool:
@@ -80,7 +80,7 @@ class Reply:
 
 
 class ReplyReader:
-    """Takes the events of one stream, in order.
+    """Reader of the events of one stream, in order.
 
     Args:
         taken_ids: ids of tool calls that the conversation has already.
@@ -92,7 +92,7 @@ class ReplyReader:
         self.has_begun = False
         """Whether anything of an answer came."""
         self.has_ended = False
-        """Whether what ends an answer came."""
+        """Whether the end of an answer came."""
         self._blocks = ContentBlocks(taken_ids)
         self._message_ids: list[str] = []
         self._model = ""
@@ -103,14 +103,14 @@ class ReplyReader:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the whole answer came, whatever becomes of its stream."""
+        """Whether the whole answer came, even if its stream breaks now."""
         return self.has_ended or (self._stop_reason is not None and self.error is None)
 
     def take_sent(self, name: str, lines: Sequence[str]) -> None:
-        """Take an event as it was sent.
+        """Add an event as it was sent.
 
         Args:
-            name: believed if the data does not say what it is.
+            name: believed if the data does not contain the type.
             lines: its data; each may be an event by itself, if the empty lines between events were left out.
         """
         data = "\n".join(lines).strip()
@@ -128,7 +128,7 @@ class ReplyReader:
             self._problems.append("an event of its stream is not a JSON object")
 
     def take(self, event: object) -> None:
-        """Take the next event; kinds that are not known add nothing (Messages API, streaming)."""
+        """Add the next event; unknown kinds add nothing (Messages API, streaming)."""
         if not isinstance(event, Mapping) or self.error is not None:
             return
         kind = event.get("type")
@@ -159,7 +159,7 @@ class ReplyReader:
                 pass
 
     def take_message(self, message: Mapping[str, Any]) -> None:
-        """Take a whole message, as the API answers a request that asked for no stream."""
+        """Add a whole message, as the API answers a request that did not ask for a stream."""
         self._identify(message)
         content = message.get("content")
         if isinstance(content, str):
@@ -204,7 +204,7 @@ class ReplyReader:
         self._model = self._model or _label(message.get("model"))
 
     def _note_content(self) -> None:
-        """Content comes after every report so far: none of them was final."""
+        """Record that content came after every report so far: none of them was final."""
         self.has_begun = True
         if any(report.place == "end" for report in self._reports):
             self._reports = [replace(each, place="middle") if each.place == "end" else each for each in self._reports]
@@ -237,5 +237,5 @@ def stream_error(body: object) -> StreamError:
 
 
 def _label(value: object) -> str:
-    """Return a name that somebody else gave, cut and without what would command a terminal."""
+    """Return a foreign name, cut and without characters that would command a terminal."""
     return printable(value[:_MAX_LABEL_CHARACTERS]) if isinstance(value, str) else ""

@@ -1,1 +1,1 @@
-"""Values that everything else is written in: money, scopes, subjects, ids, errors."""
+"""Basic values of all other packages: money, scopes, subjects, ids, errors."""

@@ -3,22 +3,22 @@
     BudgetError                     root; carries a stable ``code`` and one actionable sentence
     ├── InvalidArgumentError        the caller's input; nothing was written; correct it and call again
     │   └── UnknownModelError       a model id without a price; nothing was written
-    ├── ConfigurationError          the server's own settings; a person must mend them
-    ├── UsageError                  usage that is missing or cannot be; nothing was priced
+    ├── ConfigurationError          the server's own settings; a person must correct them
+    ├── UsageError                  usage that is missing or impossible; nothing was priced
     ├── AuthorityError              the budget authority refused; nothing was written
     │   └── AuthorityUnavailableError   no definite answer came; the same idempotency key may be sent again
     ├── StorageUnavailableError     a file here gave no definite answer; nothing was written; it may be tried again
-    ├── IssuerUnavailableError      an OAuth issuer gave no keys; nobody was let in; it may be tried again
+    ├── IssuerUnavailableError      an OAuth issuer gave no keys; the request was not admitted; it may be tried again
     └── UngatedRequestError         a Messages request without a live reservation; nothing was sent
 
-A denial for want of budget is not an error: tools answer it as ``decision: "DENY"``.
+A denial for lack of budget is not an error: tools answer it as ``decision: "DENY"``.
 """
 
 from budget_tools.core.text_safety import sentence
 
 
 class BudgetError(Exception):
-    """Root of the tree; the message is one sentence fit for a host's model to read, whatever it quotes."""
+    """Root of the error tree; the message is one sentence fit for a host's model to read, whatever it quotes."""
 
     code = "BUDGET_ERROR"
 
@@ -46,13 +46,13 @@ class UnknownModelError(InvalidArgumentError):
 
 
 class ConfigurationError(BudgetError):
-    """A setting of this server is missing or wrong; a person has to mend it before the call can work."""
+    """A setting of this server is missing or wrong; a person has to correct it before the call can work."""
 
     code = "CONFIGURATION"
 
 
 class UsageError(BudgetError):
-    """A usage report is missing or cannot be true; nothing was priced from it."""
+    """A usage report is missing or impossible; nothing was priced from it."""
 
     code = "USAGE_UNKNOWN"
 
@@ -87,7 +87,7 @@ class StorageUnavailableError(BudgetError):
 
 
 class IssuerUnavailableError(BudgetError):
-    """An OAuth issuer gave no keys, and none are known: whether a token is good cannot be said now; try again."""
+    """An OAuth issuer gave no keys, and none are known: the token cannot be verified now; try again."""
 
     code = "ISSUER_UNAVAILABLE"
 

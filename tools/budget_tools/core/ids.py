@@ -1,4 +1,4 @@
-"""Identifiers made before the first attempt."""
+"""Identifiers, made before the first attempt."""
 
 import os
 import re
@@ -13,7 +13,7 @@ _TRAVELS = re.compile(r"(?! )[\x20-\x7e]+(?<! )")
 
 
 def can_travel(key: str) -> bool:
-    """Say whether an idempotency key arrives as it is in an HTTP header, which clients of Cycles servers send it in."""
+    """Return whether an idempotency key survives an HTTP header unchanged; clients of Cycles servers send it in one."""
     return _TRAVELS.fullmatch(key) is not None
 
 
@@ -26,11 +26,11 @@ def _sendable(key: str) -> str:
 IdempotencyKey = Annotated[
     str, Field(description="Repeat it to repeat safely.", max_length=256), AfterValidator(_sendable)
 ]
-"""A key that a caller chose; refused in every mode alike if a Cycles server could not be sent it."""
+"""An idempotency key chosen by a caller; rejected in every mode if it could not be sent to a Cycles server."""
 
 
 def time_ordered_id() -> str:
-    """Make a UUID version 7 (RFC 9562, section 5.7).
+    """Return a UUID version 7 (RFC 9562, section 5.7).
 
     New rows land at the end of their index, and no id can be guessed from another.
     """

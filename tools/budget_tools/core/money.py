@@ -33,12 +33,12 @@ class Money(BaseModel):
 
     @classmethod
     def microcents(cls, amount_microcents: int) -> "Money":
-        """Show an amount of microcents."""
+        """Return an amount of microcents, with its dollars."""
         return cls(unit=USD_MICROCENTS, amount=amount_microcents, usd=format_usd(amount_microcents))
 
     @classmethod
     def of(cls, amount: int, unit: str) -> "Money":
-        """Show an amount in any of the protocol's units."""
+        """Return an amount in any of the protocol's units."""
         return cls.microcents(amount) if unit == USD_MICROCENTS else cls(unit=unit, amount=amount)
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class Money(BaseModel):
 
 
 def parse_usd(value: object, *, name: str = "usd") -> int:
-    """Read dollars exactly and return microcents.
+    """Parse dollars exactly and return microcents.
 
     Args:
         value: decimal text such as ``"0.05"``, or a JSON number of at most 15 significant digits.
@@ -84,7 +84,7 @@ def parse_usd(value: object, *, name: str = "usd") -> int:
 
 
 def format_usd(amount_microcents: int) -> str:
-    """Write microcents as plain decimal dollars, exactly, with at least two decimals: 1234500 is ``"0.012345"``."""
+    """Format microcents as plain decimal dollars, exactly, with at least two decimals: 1234500 is ``"0.012345"``."""
     sign = "-" if amount_microcents < 0 else ""
     dollars, rest = divmod(abs(amount_microcents), MICROCENTS_PER_USD)
     decimals = f"{rest:08d}".rstrip("0").ljust(2, "0")
@@ -92,7 +92,7 @@ def format_usd(amount_microcents: int) -> str:
 
 
 def ceil_microcents(exact: Fraction) -> int:
-    """Round an exact amount up to a whole microcent: the one rounding that a charge gets."""
+    """Round an exact amount up to a whole microcent: the only rounding of a charge."""
     return -(-exact.numerator // exact.denominator)
 
 
@@ -102,7 +102,7 @@ def _usd_argument(value: Any) -> int | None:  # noqa: ANN401 - whatever a host s
     try:
         return parse_usd(value)
     except InvalidArgumentError as exc:
-        # pydantic collects ValueError and names the argument itself.
+        # pydantic collects ValueError and adds the name of the argument.
         raise ValueError(exc.message.removeprefix("usd ")) from exc
 
 

@@ -1,8 +1,8 @@
-"""The way that a request takes out of this machine: the proxies and certificates that its environment names.
+"""The route of a request out of this machine: the proxies and certificates that its environment names.
 
-HTTP libraries read these variables by themselves, and fail on some of them with an error that names none: an IPv6
-address in brackets in ``NO_PROXY``, a SOCKS proxy without the package for it, a file of certificates that is gone. The
-clients of this server ask here instead.
+HTTP libraries read these variables by themselves, and fail on some of them with an error that does not name the
+variable: an IPv6 address in brackets in ``NO_PROXY``, a SOCKS proxy without the package for it, a missing file of
+certificates. The clients of this server ask here instead.
 """
 
 import os
@@ -22,17 +22,17 @@ _SYSTEM = "The proxy in the settings of this system"
 
 
 def client_options(url: str) -> dict[str, Any]:
-    """Return how a client of ``httpx`` or ``httpx2`` has to be built for one address, instead of ``trust_env``.
+    """Return the options of an ``httpx`` or ``httpx2`` client for one address, instead of ``trust_env``.
 
     Raises:
-        ConfigurationError: a variable cannot be used; the sentence names it, and shows no value that may be secret.
+        ConfigurationError: a variable cannot be used; the sentence names it and shows no value that may be secret.
     """
     proxy = proxy_for(url)
     return {"proxy": proxy, "verify": _verification(url, proxy), "trust_env": False}
 
 
 def check_route(url: str) -> None:
-    """Check what can be known of the way to an address without reading certificates.
+    """Check what can be known of the route to an address without reading certificates.
 
     Raises:
         ConfigurationError: a variable cannot be used.
@@ -47,7 +47,7 @@ def proxy_for(url: str) -> str | None:
     Raises:
         ConfigurationError: the proxy cannot be used.
     """
-    from urllib.request import getproxies  # here: it brings an HTTP client, which no start should wait for
+    from urllib.request import getproxies  # imported here: it brings an HTTP client, which would slow every start
 
     proxies = getproxies()
     parts = urlsplit(url)
@@ -68,7 +68,7 @@ def _words(text: str) -> Iterator[str]:
 
 
 def _excepts(entry: str, parts: SplitResult) -> bool:
-    """Say whether an entry of ``NO_PROXY`` means an address: a name and all below it, an IP address, or a network."""
+    """Return whether an entry of ``NO_PROXY`` matches an address: a name and all below it, an IP address, a network."""
     scheme, separator, rest = entry.rpartition("://")
     if separator and scheme.lower() not in ("all", parts.scheme):
         return False
@@ -111,7 +111,7 @@ def _is_encrypted(url: str, proxy: str | None) -> bool:
 
 
 def _certificates() -> tuple[str, Path] | None:
-    """Return the variable that says which certificates are trusted, and its path; ``None`` if none is set."""
+    """Return the variable that names the trusted certificates, and its path; ``None`` if none is set."""
     for variable, is_right, kind in (("SSL_CERT_FILE", Path.is_file, "file"), ("SSL_CERT_DIR", Path.is_dir, "folder")):
         if os.environ.get(variable):
             path = Path(os.environ[variable])
@@ -126,7 +126,7 @@ def _certificates() -> tuple[str, Path] | None:
 
 def _verification(url: str, proxy: str | None) -> ssl.SSLContext | bool:
     if not _is_encrypted(url, proxy):
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody, and costs no reading of certificates
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts no certificate, and reads none
     found = _certificates()
     if found is None:
         return True
@@ -135,7 +135,7 @@ def _verification(url: str, proxy: str | None) -> ssl.SSLContext | bool:
         if variable == "SSL_CERT_DIR":
             return ssl.create_default_context(capath=path)
         return ssl.create_default_context(cafile=path)
-    except OSError as exc:  # of a file that is not in the PEM format, too
+    except OSError as exc:  # also raised for a file that is not in the PEM format
         raise ConfigurationError(
             f"{variable} is {path}, which cannot be read as certificates in the PEM format "
             f"({exc.strerror or exc}): mend it, or leave the variable out."

@@ -1,6 +1,6 @@
 """Scope derivation: from a subject to the paths whose budgets it draws on (Cycles v0, SCOPE DERIVATION).
 
-A path is literal. A subject that names a workspace does not reach a budget whose path has none.
+A path is literal. A subject that names a workspace does not reach a budget whose path has no workspace.
 """
 
 import re
@@ -10,11 +10,11 @@ LEVELS = ("tenant", "workspace", "app", "workflow", "agent", "toolset")
 """The levels of a subject, root first: the canonical order of every path."""
 
 LEVEL_VALUE = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
-"""What a level may hold. The reference server refuses anything else, so that ``:`` and ``/`` stay separators."""
+"""Characters allowed in a level. The reference server refuses all others, so that ``:`` and ``/`` stay separators."""
 
 
 def derive_scopes(subject: Mapping[str, object]) -> tuple[str, ...]:
-    """Derive the affected scope paths, root to leaf; absent levels are skipped, values are lower-cased.
+    """Return the affected scope paths, root to leaf; absent levels are skipped, values are lower-cased.
 
     ``{"tenant": "acme", "agent": "Bot"}`` gives ``("tenant:acme", "tenant:acme/agent:bot")``.
     """
@@ -28,5 +28,5 @@ def derive_scopes(subject: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def leaf(scope_path: str) -> str:
-    """Give the last segment of a path, which balances show as their ``scope``."""
+    """Return the last segment of a path, which balances show as their ``scope``."""
     return scope_path.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""Who spends: the subject of this server, narrowed by what a call names."""
+"""Subjects, which spend: the subject of this server, narrowed by the levels that a call names."""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
@@ -12,11 +12,11 @@ RUN_ID = "run_id"
 """The dimension that names a run (Cycles v0.1.26, per-run quotas)."""
 
 MAX_DIMENSIONS = 16
-"""Most dimensions of a subject (Cycles v0, Subject)."""
+"""Maximum number of dimensions of a subject (Cycles v0, Subject)."""
 
 
 class SubjectArgument(BaseModel):
-    """Narrows whose budget is drawn on; what is left out stays as this server is configured."""
+    """Levels that narrow whose budget is drawn on; omitted ones stay as this server is configured."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -26,7 +26,7 @@ class SubjectArgument(BaseModel):
     agent: str = ""
     toolset: str = ""
     dimensions: dict[str, str] = Field(default_factory=dict)
-    """Free labels for reports; they move no budget."""
+    """Free labels for reports; they do not affect which budget pays."""
 
 
 WhoseBudget = Annotated[
@@ -38,7 +38,7 @@ WhoseBudget = Annotated[
         }
     ),
 ]
-"""A tool's ``subject`` argument; its schema stands in several tools, hence says its levels in words."""
+"""A tool's ``subject`` argument; several tools share its schema, so it describes its levels in words."""
 
 
 class Subject:
@@ -47,8 +47,8 @@ class Subject:
     Args:
         levels: the values of its levels; an empty one counts as absent.
         dimensions: free labels.
-        is_fixed: whether a call may only go further down than its deepest level. One put in between would lead away
-            from the budgets of those below it, as another value would.
+        is_fixed: whether a call may only add levels below its deepest one. A level put in between, or another value,
+            would lead away from the budgets of the levels below it.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class Subject:
         return self.levels["tenant"]
 
     def narrowed(self, argument: SubjectArgument | None) -> "Subject":
-        """Apply a call's own levels over these.
+        """Return this subject with a call's own levels applied.
 
         Raises:
-            InvalidArgumentError: a level holds what no scope path can, or is not this caller's to choose.
+            InvalidArgumentError: a level holds characters that a scope path cannot, or this caller may not choose it.
         """
         if argument is None:
             return self
@@ -85,7 +85,7 @@ class Subject:
         return Subject({**self.levels, **given}, {**self.dimensions, **argument.dimensions})
 
     def reaches(self, other: "Subject") -> bool:
-        """Say whether a call may spend as that one."""
+        """Return whether a call of this subject may spend as the other."""
         if not self._is_fixed:
             return True
         return all(other.levels.get(level) == self.levels.get(level) for level in LEVELS if self._fixes(level))
@@ -94,7 +94,7 @@ class Subject:
         return LEVELS.index(level) <= max(LEVELS.index(own) for own in self.levels)
 
     def in_run(self, run_id: str) -> "Subject":
-        """Name the run that spends, by which an authority may count calls; one that is named already stays."""
+        """Return this subject with the run that spends, by which authorities may count calls; a named run stays."""
         if RUN_ID in self.dimensions or len(self.dimensions) >= MAX_DIMENSIONS:
             return self
         return Subject(self.levels, {**self.dimensions, RUN_ID: run_id})
@@ -103,17 +103,17 @@ class Subject:
         return derive_scopes(self.levels)[-1]
 
     def wire(self) -> dict[str, Any]:
-        """Give the protocol's Subject."""
+        """Return the protocol's Subject."""
         return {**self.levels, **({"dimensions": self.dimensions} if self.dimensions else {})}
 
     def related_balances(self, balances: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Keep the balances that spending by this subject draws on, and those within its scope."""
+        """Return the balances that spending by this subject draws on, and those within its scope."""
         scopes = derive_scopes(self.levels)
         return [
             row for row in balances if row["scope_path"] in scopes or row["scope_path"].startswith(f"{scopes[-1]}/")
         ]
 
     def own_balances(self, balances: Iterable[Mapping[str, Any]], unit: str) -> list[Mapping[str, Any]]:
-        """Keep the balances that spending by this subject in this unit draws on."""
+        """Return the balances that spending by this subject in this unit draws on."""
         scopes = set(derive_scopes(self.levels))
         return [row for row in balances if row["scope_path"] in scopes and row["remaining"]["unit"] == unit]

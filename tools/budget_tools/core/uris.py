@@ -1,4 +1,4 @@
-"""Names of what hosts can read beside calling tools: said where budgets move, served by the server."""
+"""Resource URIs that hosts can read besides calling tools: named where budgets change, served by the server."""
 
 BALANCES = "budget://balances"
 PRICES = "budget://prices"
@@ -8,10 +8,10 @@ DELEGATION = "budget://delegations/{delegation_id}"
 
 
 def reservation_uri(reservation_id: str) -> str:
-    """Name a reservation."""
+    """Return the URI of a reservation."""
     return RESERVATION.replace("{reservation_id}", reservation_id)
 
 
 def delegation_uri(delegation_id: str) -> str:
-    """Name a delegation."""
+    """Return the URI of a delegation."""
     return DELEGATION.replace("{delegation_id}", delegation_id)

@@ -1,4 +1,4 @@
-"""The ways to take the next turn: each model in its order, with the conversation as that model takes it."""
+"""Candidates for the next turn: each model in its order, with the conversation in the form that the model takes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +14,12 @@ from budget_tools.pricing.book import PriceBook
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TurnCandidate:
-    """One way to take a turn: a model with its prices, and the conversation as that model takes it."""
+    """One way to take a turn: a model with its prices, and the conversation in the form that the model takes."""
 
     fitter: Fitter
     conversation: Conversation
     rebuilt: Sequence[Message] = ()
-    """The conversation itself, where it was told anew for this model and is not stored yet."""
+    """The conversation itself, if it was rebuilt for this model and is not stored yet."""
 
     @property
     def model(self) -> str:
@@ -32,18 +32,18 @@ class TurnCandidate:
         return self.fitter.options.cache != "none"
 
     def shortened(self) -> Sequence["TurnCandidate"]:
-        """Return it as it is and, should that be too long to be paid for, without its last tool results."""
+        """Return this candidate and, in case it is too long to be paid for, one without its last tool results."""
         if self.rebuilt:
             return (self,)
         return (self, replace(self, conversation=self.conversation.with_last_results_left_out()))
 
 
 def is_of_model(failure: Failure, model: str) -> bool:
-    """Whether an attempt failed because of the model that it asked, so that another one may answer.
+    """Return whether an attempt failed because of the model that it asked, so that another one may answer.
 
     An overload and a rate limit are each model's own ("Rate limits"); a wrong key, a limit of spend, a request that is
-    too long and a network that is down are not. A model that is gone is told from an address that is wrong by the
-    endpoint's words, if it has any but "not found".
+    too long and a network that is down are not. A model that no longer exists is distinguished from a wrong address by
+    the endpoint's words, if it has any but "not found".
     """
     words = failure.message.lower()
     if failure.status == 529 or failure.error_type == "overloaded_error":
@@ -58,12 +58,12 @@ def is_of_model(failure: Failure, model: str) -> bool:
 
 
 class Candidates:
-    """The candidates of one delegation: the model that works so far, then each of its fallbacks.
+    """The candidates of one delegation: the model in use, then each of its fallbacks.
 
     Args:
         task: names the models.
         prices: the prices in force.
-        log: knows which of them works so far.
+        log: knows the model in use.
         grows: whether there may be another turn after the next one.
     """
 
@@ -76,7 +76,7 @@ class Candidates:
         self._uncovered: list[tuple[Fitter, int]] = []
 
     def of(self, conversation: Conversation) -> Iterator[TurnCandidate]:
-        """Yield them, without models that were passed over by then."""
+        """Yield the candidates, without models that were passed over before."""
         current = self._log.model
         for model in self._models():
             if model in self._passed_over:
@@ -95,7 +95,7 @@ class Candidates:
     def pass_over(self, model: str, failure: Failure) -> bool:
         """Stop asking a model that cannot answer now, until the delegation is resumed; return whether another is left.
 
-        If no other is left, or the failure is not the model's, nothing changes.
+        If no other is left, or the model is not the reason for the failure, nothing changes.
         """
         if not is_of_model(failure, model) or all(other == model for other in self._models()):
             return False
@@ -104,7 +104,7 @@ class Candidates:
 
     @property
     def last_failure(self) -> str:
-        """What the endpoint said of the model that was passed over last; ``""`` if none was."""
+        """The endpoint's words about the model that was passed over last; ``""`` if none was."""
         return list(self._passed_over.values())[-1].message if self._passed_over else ""
 
     # -- what was not covered ---------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ class Candidates:
         self._uncovered.clear()
 
     def note_uncovered(self, candidate: TurnCandidate, input_tokens: int) -> None:
-        """Note that the money does not cover the turn on this model as it was asked for."""
+        """Record that the money does not cover the requested turn on this model."""
         self._uncovered.append((candidate.fitter, input_tokens))
 
     def need(self, *, further_tokens: int = 0) -> Need | None:

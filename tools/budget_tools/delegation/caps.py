@@ -1,4 +1,4 @@
-"""What an authority allows beside the amount (Cycles v0, Caps), as a delegation obeys it."""
+"""Caps of an authority besides the amount (Cycles v0, Caps), as a delegation obeys them."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Allowance:
 
     @classmethod
     def of(cls, caps: Caps | None) -> "Allowance":
-        """Read caps as they came."""
+        """Convert caps from the protocol's form."""
         if caps is None:
             return NO_CAPS
         return cls(
@@ -31,7 +31,7 @@ class Allowance:
         )
 
     def allows_tool(self, name: str) -> bool:
-        """Whether a tool may be used: a list of allowed ones silences the other, an empty one says nothing."""
+        """Return whether a tool may be used: a list of allowed tools overrides the other, an empty one is ignored."""
         if self.tool_allowlist:
             return name in self.tool_allowlist
         return name not in self.tool_denylist

@@ -1,17 +1,17 @@
-"""Choosing the next turn so that it can be paid for, and taking it.
+"""The choice of the next turn, so that it can be paid for, and the taking of it.
 
 While there are tools, and so may be another turn after it:
 
     1. an *ordinary* turn, with the money for a last answer held beside it: with the longest answer that was asked for,
-       else the longest that fits, on the model that works so far, else on the next fallback;
-    2. else a *landing*: the sub-agent is told why, tools are withheld, and what is held or left is spent on its best
-       final answer.
+       else the longest that fits, on the model in use, else on the next fallback;
+    2. else a *landing*: the sub-agent is told why, tools are withheld, and the held or remaining money is spent on its
+       best final answer.
 
-Without tools nothing comes after an answer: an ordinary turn may cost all that there is. Others may take what remains
-between looking and reserving, so each way is fitted anew a bounded number of times.
+Without tools no turn follows an answer: an ordinary turn may cost all the money there is. Others may take the remaining
+money between looking and reserving, so each candidate is fitted again a bounded number of times.
 
 A model that cannot answer now (overloaded, limited, gone) is passed over like one that does not fit, as long as there
-is a fallback: what was reserved for it is given back, and it is not asked again until the delegation is resumed.
+is a fallback: what was reserved for it is released, and it is not asked again until the delegation is resumed.
 """
 
 import logging
@@ -46,10 +46,10 @@ from budget_tools.spends.responses import Denial
 logger = logging.getLogger(__name__)
 
 MAX_FITS = 4
-"""How often a turn is fitted anew while others take what remains in between."""
+"""How often a turn is fitted again while others take the remaining money in between."""
 
 CROWDED_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-"""How long to wait for money that others hold before a turn bends to what is left, or is the last."""
+"""Waits for money that others hold, before a turn is shortened to what is left, or becomes the last."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,23 +58,23 @@ class TurnTaken:
 
     result: TurnResult
     conversation: Conversation
-    """The conversation that goes on, without what the turn adds."""
+    """The conversation that continues, without the turn's own messages."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TurnDenied:
-    """A denial that no smaller turn gets round."""
+    """A denial that a smaller turn cannot avoid."""
 
     denial: Denial
 
     @property
     def outcome(self) -> Outcome:
-        """The end that it is, where there is no last turn."""
+        """The end of the delegation, if there is no last turn."""
         return Outcome(status="budget_exhausted", hint=f"{self.denial.reason_code}: {self.denial.hint}")
 
     @property
     def landing(self) -> Landing:
-        """The last turn that it allows, from what is held."""
+        """The last turn that the denial allows, from the held money."""
         return Landing(
             status="budget_exhausted",
             hint=f"{self.denial.reason_code}: {self.denial.hint}",
@@ -83,12 +83,12 @@ class TurnDenied:
 
     @property
     def is_final(self) -> bool:
-        """Whether not even what is held may be spent."""
+        """Whether even the held money may not be spent."""
         return self.denial.reason_code in FINAL_DENIALS
 
 
 class TurnChooser:
-    """Chooses and takes the turns of one delegation."""
+    """Chooser of the turns of one delegation, which also takes them."""
 
     def __init__(
         self,
@@ -116,17 +116,17 @@ class TurnChooser:
         self._warnings = warnings
         self.candidates = Candidates(task, prices=prices, log=log, grows=requests.has_tools)
         self.steps_left: int | None = None
-        """Turns that the caps still allow; ``None`` where they say nothing."""
+        """Turns that the caps still allow; ``None`` if they set no limit."""
 
     async def ordinary(self, conversation: Conversation, warning: str) -> TurnTaken | TurnDenied | None:
-        """Take a turn after which there may be another; ``None`` where no way of it can be paid for.
+        """Take a turn after which there may be another; ``None`` if no candidate can be paid for.
 
         Args:
-            conversation: how it stands.
+            conversation: the current conversation.
             warning: what the sub-agent is told, if anything.
 
         Raises:
-            AuthorityError: the authority is away; nothing was sent.
+            AuthorityError: the authority is unavailable; nothing was sent.
         """
         notices = (notice(warning),) if warning else ()
         self.candidates.forget_uncovered()
@@ -143,7 +143,7 @@ class TurnChooser:
         """Take the last turn; ``None`` if not even that can be paid for.
 
         Raises:
-            AuthorityError: the authority is away; nothing was sent.
+            AuthorityError: the authority is unavailable; nothing was sent.
         """
         async for _ in self._patiently():
             for candidate in self.candidates.of(conversation):
@@ -165,19 +165,19 @@ class TurnChooser:
         return True
 
     def note_step(self, allowance: Allowance) -> None:
-        """Count a turn that was taken, as the caps of its reservation do."""
+        """Count a turn that was taken against the caps of its reservation."""
         steps = [each for each in (self.steps_left, allowance.max_steps) if each is not None]
         self.steps_left = min(steps) - 1 if steps else None
 
     async def _patiently(self) -> AsyncIterator[None]:
-        """Try once, and again for a while as long as others hold what is missing."""
+        """Yield once, and again for a while as long as others hold the missing money."""
         yield
         for pause_seconds in CROWDED_PAUSES_SECONDS:
             if not await self._budget.may_grow():
                 return
             self._tell(f"turn {self._next_number}: waiting for budget that others hold")
             with self._stop.interruptible():
-                # Very uneven, so that of those who wait for each other one gives way first.
+                # Very uneven waits, so that one of several that wait for each other gives way first.
                 await anyio.sleep(pause_seconds * (0.25 + 1.75 * random.random()))  # noqa: S311 - not a secret
             yield
 
@@ -188,7 +188,7 @@ class TurnChooser:
         input_tokens = prompt.tokens
         limit = await self._budget.own_limit()
         if self._requests.has_tools:
-            # Beside a hold, a turn that is too long for the budget would take the place of one that is not.
+            # With a hold beside it, a turn too long for the budget would displace one that fits.
             if self._budget.remaining is None:
                 await self._budget.look()
             limit = self._budget.within_remaining(limit)
@@ -232,7 +232,7 @@ class TurnChooser:
             held = self._budget.held
             if self._budget.covers(self._order(candidate.model, landing)):
                 return bound <= allowed
-            # What is held now is given back once the new hold is there, and before the turn.
+            # The current hold is released once the new one exists, and before the turn.
             given_back = 0 if held is None else held.bound
             return landing <= allowed and bound + landing <= allowed + given_back
 
@@ -243,7 +243,7 @@ class TurnChooser:
     async def _hold_landing(
         self, candidate: TurnCandidate, input_tokens: int, output_tokens: int
     ) -> Denial | LimitDenial | None:
-        """See to it that after the next turn there is money for a last answer."""
+        """Hold the money for a last answer after the next turn."""
         needed = self._landing_request(candidate, input_tokens, output_tokens)
         if self._budget.covers(needed):
             return None
@@ -260,7 +260,7 @@ class TurnChooser:
     # -- the last turn ----------------------------------------------------------------------------------------------
 
     async def _last(self, candidate: TurnCandidate, notices: Sequence[Message]) -> TurnTaken | TurnDenied | None:
-        """Take the last turn: from what is left where that is more, else from what was held for it."""
+        """Take the last turn: from the remaining money if that is more, else from what was held for it."""
         prompt = await self._bounder.bound(candidate, notices)
         input_tokens = prompt.tokens
         limit = self._budget.within_remaining(await self._budget.own_limit())
@@ -285,13 +285,13 @@ class TurnChooser:
             if isinstance(result.denial, Denial) and result.denial.reason_code in FINAL_DENIALS:
                 return TurnDenied(denial=result.denial)
             if isinstance(result.denial, Denial) and result.denial.reason_code != "BUDGET_EXCEEDED":
-                limit = 0  # nothing new is granted, however small: what is held is left
+                limit = 0  # even a small new reservation is denied: the held money is left
             else:
                 limit = await self._budget.limit_after(result.denial, limit) or 0
         return None
 
     def _held_fit(self, candidate: TurnCandidate, input_tokens: int) -> Fit | None:
-        """Fit the last turn into what is held for it."""
+        """Return the fit of the last turn within what is held for it."""
         order = self._budget.held
         if order is None or order.name != candidate.model:
             return None
@@ -304,7 +304,7 @@ class TurnChooser:
     async def _take_held(
         self, candidate: TurnCandidate, prompt: PromptBound, fit: Fit, notices: Sequence[Message]
     ) -> TurnResult | None:
-        """Take the last turn from what is held; ``None`` where the hold has lapsed meanwhile."""
+        """Take the last turn from the held money; ``None`` if the hold has expired meanwhile."""
         held = self._budget.held
         assert held is not None
         order = replace(held, turn=self._next_number)
@@ -359,7 +359,7 @@ class TurnChooser:
     def _preparing(
         self, candidate: TurnCandidate, max_output_tokens: int, notices: Sequence[Message], *, is_last: bool = False
     ) -> Callable[[Allowance], Prepared | Failure]:
-        """Give what builds the request once its reservation is there, and with it the caps."""
+        """Return the function that builds the request once its reservation, and with it the caps, exists."""
 
         def prepare(allowance: Allowance) -> Prepared | Failure:
             max_tokens = max_output_tokens

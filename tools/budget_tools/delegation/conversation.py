@@ -1,7 +1,7 @@
-"""What a sub-agent is told and has said: the messages of a delegation, and how long the next prompt is at most.
+"""The conversation of a delegation: its messages, and an upper bound of its next prompt.
 
 The prefix (tools, system prompt, earlier messages) never changes while a conversation grows, so that prompt caching
-finds it again. What is said once only, such as a notice, stands in the messages.
+finds it again. Text for one turn only, such as a notice, is part of the messages.
 """
 
 import json
@@ -16,7 +16,7 @@ from budget_tools.delegation.store import Message
 from budget_tools.pricing.tokens import is_enough, most_input_tokens
 
 MAX_DIGEST_CHARACTERS = 200_000
-"""How much of its own past a fresh conversation is told."""
+"""Maximum length of the record of its past that a fresh conversation gets."""
 
 _LAST_TURN = "This is your last turn: "
 _LAST_TURN_REST = (
@@ -33,27 +33,27 @@ Block = Mapping[str, Any]
 
 
 def opening(task: Task) -> Message:
-    """Give the first message of a delegation."""
+    """Return the first message of a delegation."""
     return notice(f"{task.task}\n\n{task.context}" if task.context else task.task)
 
 
 def notice(text: str) -> Message:
-    """Tell the sub-agent something."""
+    """Return a message of text to the sub-agent."""
     return Message(role="user", content=text)
 
 
 def go_on_notice(turns: int) -> Message:
-    """Tell the sub-agent that it may go on, for so many turns."""
+    """Return the notice that the sub-agent may continue, for so many turns."""
     return notice(f"You may go on with the task: you have at most {turns} more turn{'' if turns == 1 else 's'}.")
 
 
 def last_turn_notice(reason: str) -> Message:
-    """Tell the sub-agent that its next turn is its last, and why, as the middle of a sentence."""
+    """Return the notice that the next turn is the last, with the reason as the middle of a sentence."""
     return notice(f"{_LAST_TURN}{reason}. {_LAST_TURN_REST}")
 
 
 def final_answer(messages: Sequence[Message]) -> str | None:
-    """Give the answer that a conversation ends with of its own accord; ``None`` where it was made to, or goes on."""
+    """Return the answer that a conversation ended with by itself; ``None`` if it was made to end, or continues."""
     if len(messages) < 2 or messages[-1].role != "assistant" or _tool_uses(messages[-1]):
         return None
     told = messages[-2].content
@@ -66,7 +66,7 @@ def final_answer(messages: Sequence[Message]) -> str | None:
 
 
 def system_prompt(task: Task) -> str:
-    """Give the system prompt: the caller's own, and the limits of a sub-agent that works in several turns."""
+    """Return the system prompt: the caller's own, and the limits of a sub-agent that works in several turns."""
     if not task.tools:
         return task.system
     spending = "" if task.budget_microcents is None else f" and ${format_usd(task.budget_microcents)}"
@@ -82,7 +82,7 @@ class Conversation:
     """The messages of one delegation; the bound of its next prompt goes by the last turn's exact usage.
 
     Args:
-        messages: how it stands.
+        messages: the messages so far.
     """
 
     def __init__(self, messages: Iterable[Message]) -> None:
@@ -90,31 +90,31 @@ class Conversation:
         self._known_tokens: int | None = None
         self._known_messages = 0
         self.least_tokens = 0
-        """What its prompt had at some turn, and has since then: only thoughts are ever dropped by the API."""
+        """Tokens that its prompt had at some turn, and has had since: the API only ever drops thoughts."""
 
     @property
     def messages(self) -> Sequence[Message]:
-        """All of it that is sent."""
+        """All messages that are sent."""
         return self._messages
 
     def wire(self, extra: Sequence[Message] = ()) -> list[dict[str, Any]]:
-        """Give the messages as the API takes them, with more at the end."""
+        """Return the messages in the API's form, with more at the end."""
         return [message.wire() for message in (*self._messages, *extra)]
 
     def append(self, *messages: Message) -> None:
-        """Add what was said."""
+        """Append messages."""
         self._messages += messages
 
     def note_usage(self, record: TurnRecord, request: Mapping[str, Any], added: Sequence[Message]) -> None:
-        """Learn from a turn how many tokens the conversation has so far.
+        """Record how many tokens the conversation has so far, from a turn's usage.
 
-        If the API did not say how long its prompt or its answer was, or said less than either can be, only counting
-        again bounds the next prompt.
+        If the API did not report the length of its prompt or its answer, or reported less than either can be, only
+        counting again bounds the next prompt.
 
         Args:
             record: the turn, as the API reported it.
-            request: what was sent.
-            added: what has just been appended, its answer last.
+            request: the request that was sent.
+            added: the messages just appended, the answer last.
         """
         answer = {"messages": [message.wire() for message in added if message.role == "assistant"]}
         is_known = bool(record.prompt_tokens) and is_enough(request, record.prompt_tokens)
@@ -125,7 +125,7 @@ class Conversation:
             self.least_tokens = record.prompt_tokens
 
     def known_tokens(self, extra: Sequence[Message] = ()) -> int | None:
-        """Bound the next prompt by the last one's usage and what was appended since; ``None`` where it is unknown."""
+        """Bound the next prompt by the last one's usage and the messages appended since; ``None`` if it is unknown."""
         if self._known_tokens is None:
             return None
         appended = [message.wire() for message in (*self._messages[self._known_messages :], *extra)]
@@ -134,19 +134,19 @@ class Conversation:
     # -- tools that were asked for ----------------------------------------------------------------------------------
 
     def open_tool_uses(self) -> Sequence[Block]:
-        """Give the tool calls of the last message, which have no results yet."""
+        """Return the tool calls of the last message, which have no results yet."""
         return _tool_uses(self._messages[-1]) if self._messages[-1].role == "assistant" else ()
 
     def results(self, text: str) -> Message:
-        """Answer all calls of the last message with the same words."""
+        """Return the same words as the result of all calls of the last message."""
         return Message(role="user", content=[_failed_result(use, text) for use in self.open_tool_uses()])
 
     def results_of_interrupted(self) -> Message:
-        """Answer calls whose results nobody kept: they may have taken effect, so they are not repeated."""
+        """Return the results of calls whose results were lost: they may have taken effect, so they are not repeated."""
         return self.results(_INTERRUPTED)
 
     def with_last_results_left_out(self) -> "Conversation":
-        """Give the same conversation without the last tool results, where there is no money to read them."""
+        """Return the same conversation without the last tool results, for when there is no money to read them."""
         shortened = Conversation(self._messages)
         shortened._known_tokens, shortened._known_messages = self._known_tokens, self._known_messages
         for index in range(len(self._messages) - 1, 0, -1):
@@ -160,7 +160,7 @@ class Conversation:
 
     @property
     def is_bound_to_its_model(self) -> bool:
-        """Whether it holds thinking, which no other model takes."""
+        """Whether it holds thinking, which other models do not take."""
         return any(
             block.get("type") in THOUGHTS
             for message in self._messages
@@ -169,7 +169,7 @@ class Conversation:
         )
 
     def rebuilt(self, task: Task) -> "Conversation":
-        """Give a fresh conversation for another model, built from the text so far."""
+        """Return a fresh conversation for another model, built from the text so far."""
         first = opening(task)
         told = "\n".join([*self._record_so_far(), *(line for message in self._messages[1:] for line in _told(message))])
         if not told:
@@ -180,7 +180,7 @@ class Conversation:
         return Conversation([Message(role="user", content=text, starts_anew=True)])
 
     def _record_so_far(self) -> Sequence[str]:
-        """Return the record that it began with itself, if it was rebuilt before."""
+        """Return the record at the beginning of this conversation, if it was rebuilt before."""
         first = self._messages[0]
         if not first.starts_anew or not isinstance(first.content, str):
             return ()
@@ -189,10 +189,10 @@ class Conversation:
 
 
 def said(reply: Reply) -> Message | None:
-    """Return an answer as it goes back to Claude; ``None`` if nothing of it does.
+    """Return an answer as it goes back to Claude; ``None`` if no part of it does.
 
-    Calls go back only if they are answered: an incomplete one never is. Blank text, and thoughts that nothing follows,
-    are refused by the API.
+    Calls go back only if they are answered: an incomplete one never is. The API refuses blank text, and thoughts that
+    are not followed by anything.
     """
     consequence = consequence_of(reply)
     if consequence == "broken_off":
@@ -220,7 +220,7 @@ def _failed_result(use: Block, text: str) -> Block:
 
 
 def _told(message: Message) -> Iterable[str]:
-    """Tell a message in words."""
+    """Yield the text of a message, for the record of the past."""
     if isinstance(message.content, str):
         yield f"[told] {message.content}"
         return

@@ -1,4 +1,4 @@
-"""What a delegation may still spend: of its budget, of its own limit, and of what it holds for a last answer."""
+"""The budget of a delegation: what remains of its budget and its own limit, and what it holds for a last answer."""
 
 import logging
 import time
@@ -16,12 +16,12 @@ from budget_tools.spends.responses import Denial, standing
 logger = logging.getLogger(__name__)
 
 RENEW_SECONDS = HOLD_MS / 1_000 / 3
-"""A hold older than this is made anew: what is left of its life must outlast the longest turn."""
+"""Age at which a hold is replaced: the rest of its lifetime must outlast the longest turn."""
 
 FINAL_DENIALS = frozenset(
     {"BUDGET_FROZEN", "BUDGET_CLOSED", "TENANT_CLOSED", "DEBT_OUTSTANDING", "OVERDRAFT_LIMIT_EXCEEDED"}
 )
-"""Denials that a person meant: not even what is held for a last answer is spent then."""
+"""Denials intended by a person: then not even the money held for a last answer is spent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,8 +39,8 @@ class DelegationBudget:
     """The money of one delegation, as far as it is known.
 
     The hold for the last answer is an ordinary reservation without a heartbeat. The last turn reserves with the same
-    key and the same order, so the authority answers with the same reservation (Cycles v0, IDEMPOTENCY): nobody can
-    take the money in between.
+    key and the same order, so the authority answers with the same reservation (Cycles v0, IDEMPOTENCY): other spenders
+    cannot take the money in between.
     """
 
     def __init__(self, *, cycles: AsyncCyclesClient, spender: Reserver, log: DelegationLog, subject: Subject) -> None:
@@ -51,10 +51,10 @@ class DelegationBudget:
         self._hold: _Hold | None = None
         self._held_in_all = 0
         self.remaining: Money | None = None
-        """What remained of the budget when it was last looked at; ``None`` where that is not known."""
+        """What remained of the budget when it was last read; ``None`` if that is not known."""
 
     async def look(self) -> None:
-        """Ask what remains; a turn that was paid for is not lost over it."""
+        """Read what remains of the budget; a failure does not lose a turn that was paid for."""
         try:
             found = await standing(self._cycles, self._subject, USD_MICROCENTS)
         except AuthorityError as exc:
@@ -64,11 +64,11 @@ class DelegationBudget:
         self._held_in_all = 0 if found is None else found.reserved
 
     async def own_limit(self) -> int | None:
-        """Give what the delegation's own limits still allow, beside what is held; ``None`` where there are none."""
+        """Return what the delegation's own limits still allow, besides what is held; ``None`` if there are none."""
         return await self._log.left_microcents()
 
     async def limit_after(self, denial: Denial | LimitDenial, limit: int | None) -> int | None:
-        """Give the most that another try may cost after a denial; ``None`` where the budget cannot be seen."""
+        """Return the most that another try may cost after a denial; ``None`` if the budget cannot be read."""
         if isinstance(denial, LimitDenial):
             left = denial.left_microcents
         else:
@@ -77,14 +77,14 @@ class DelegationBudget:
         return left if limit is None else min(left, limit)
 
     def within_remaining(self, limit: int | None) -> int | None:
-        """Narrow a limit to what remained when it was last looked at."""
+        """Return a limit narrowed to what remained when it was last read."""
         if self.remaining is None:
             return limit
         left = max(self.remaining.amount, 0)
         return left if limit is None else min(left, limit)
 
     async def may_grow(self) -> bool:
-        """Look whether others hold what is missing here, and may give it back, or have done so by now."""
+        """Return whether others hold the missing money and may release it, or have released it by now."""
         before = self.remaining
         await self.look()
         if self.remaining is None:
@@ -100,19 +100,19 @@ class DelegationBudget:
 
     @property
     def held(self) -> SpendRequest | None:
-        """What the last turn has to reserve to find the hold; ``None`` where nothing is held."""
+        """The order that the last turn has to reserve with to find the hold; ``None`` if nothing is held."""
         return None if self._hold is None else self._hold.order
 
     def covers(self, order: SpendRequest) -> bool:
-        """Whether what is held is for this model, and no less."""
+        """Return whether the hold is for this model, and for at least as much."""
         hold = self._hold
         return hold is not None and hold.is_fresh and hold.order.name == order.name and hold.order.bound >= order.bound
 
     async def hold(self, order: SpendRequest) -> Denial | LimitDenial | None:
-        """Hold this instead of what is held; where it is denied, what is held stays.
+        """Replace the hold by this one; if it is denied, the old one stays.
 
         Raises:
-            AuthorityError: the authority is away.
+            AuthorityError: the authority is unavailable.
         """
         held = await self._spender.hold(order)
         if not isinstance(held, str):
@@ -122,11 +122,11 @@ class DelegationBudget:
         return None
 
     async def release(self) -> None:
-        """Give back what is held."""
+        """Release the hold."""
         hold, self._hold = self._hold, None
         if hold is not None:
             await self._spender.release(hold.reservation_id, hold.order.key)
 
     def forget_hold(self) -> None:
-        """Note that what was held is spent, or lost."""
+        """Record that the hold was spent, or lost."""
         self._hold = None

@@ -1,4 +1,4 @@
-"""How a delegation ends, in words for its caller: each says why it ended, and what to do next."""
+"""Endings of a delegation, in words for its caller: why it ended, and what to do next."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -16,7 +16,7 @@ from budget_tools.delegation.replies import Consequence
 from budget_tools.delegation.store import Outcome
 
 OutputLimit = Literal["task", "budget", "caps"]
-"""What limits the length of a turn's answer: what the task asked for, the money that is left, or the budget's caps."""
+"""The limit on the length of a turn's answer: the task's, that of the remaining money, or that of the budget's caps."""
 
 CANCELLED = Outcome(status="cancelled", hint="It was cancelled; what was in flight is settled. Resume it to go on.")
 
@@ -67,14 +67,14 @@ _TOLD: Mapping[Consequence, str] = MappingProxyType(
 
 
 def end_without_reply(failure: Failure | None, record: TurnRecord) -> Outcome:
-    """Return how a delegation ends with a turn that brought no answer."""
+    """Return the ending of a delegation after a turn without an answer."""
     reason = "The turn was interrupted." if failure is None else failure.message
     unknown = " What it cost is not known, so its bound was charged." if record.charged else ""
     return Outcome(status="failed", hint=f"{reason}{unknown}")
 
 
 def end_by(consequence: Consequence, reply: Reply) -> Outcome:
-    """Return how a delegation ends with an answer that neither goes on, nor is final, nor was cut at a limit."""
+    """Return the ending for an answer that neither continues, nor is final, nor was cut at a limit."""
     status, hint = _ENDS[consequence]
     reason = f"stop reason {beginning(reply.stop_reason)}" if reply.stop_reason else "without a stop reason"
     category = f" (category {reply.refusal_category})" if reply.refusal_category else ""
@@ -82,16 +82,16 @@ def end_by(consequence: Consequence, reply: Reply) -> Outcome:
 
 
 def limit_of(max_tokens: int, task: Task, allowance: Allowance) -> OutputLimit:
-    """Return what limited the length of an answer."""
+    """Return the limit on the length of an answer."""
     if max_tokens >= task.max_output_tokens:
         return "task"
     return "caps" if allowance.max_tokens == max_tokens else "budget"
 
 
 def cut_by(limit: OutputLimit, consequence: Consequence, reply: Reply, how_far: str) -> Outcome:
-    """Return how a delegation ends with an answer that was cut at a limit of its length.
+    """Return the ending for an answer that was cut at a limit of its length.
 
-    A text that is as long as it was allowed to be is an answer; everything else has something left to do.
+    A text as long as was allowed is an answer; everything else leaves work to do.
     """
     is_answer = limit == "task" and consequence == "cut_words"
     then = "allow more for a longer one" if is_answer else _THEN[limit]
@@ -101,7 +101,7 @@ def cut_by(limit: OutputLimit, consequence: Consequence, reply: Reply, how_far: 
 
 
 def told_after(consequence: Consequence, reply: Reply, max_tokens: int) -> str:
-    """Return what the sub-agent hears of its last message once it is resumed; ``""`` if that speaks for itself."""
+    """Return what a resumed sub-agent is told of its last message; ``""`` if the message needs no explanation."""
     return _TOLD.get(consequence, "").format(tool=_last_tool(reply), max_tokens=max_tokens)
 
 
@@ -137,7 +137,7 @@ class Limits:
         return f"{what} does not cover turn {turn} at worst, so it was not sent: raise it and resume.{how_far}"
 
     def how_far(self, need: Need | None, spent_microcents: int) -> str:
-        """Say how much the next turn needs, if that is known, as a sentence that may follow another."""
+        """Return a sentence on how much the next turn needs, if that is known, which may follow another sentence."""
         if need is None:
             return ""
         least = f", or ${format_usd(need.least)} for a short answer" if need.least < need.full else ""
@@ -148,7 +148,7 @@ class Limits:
 
     @property
     def growth_tokens(self) -> int:
-        """The most by which a last answer, and what is said around it, lengthen the prompt of a turn after it."""
+        """The most by which a last answer, and the notices around it, lengthen the prompt of a turn after it."""
         return self._task.max_output_tokens + LANDING_INPUT_TOKENS
 
     def _what_ended(self) -> str:

@@ -11,7 +11,7 @@ _HALF_SAID = ("cut", "window_full", "paused")
 
 
 class FinalAnswer:
-    """What one delegation answers in the end.
+    """The final answer of one delegation.
 
     Args:
         schema: the form of the answer, if the caller gave one.
@@ -23,15 +23,15 @@ class FinalAnswer:
         self._log = log
         self._said_before = ""
         self.misfit = ""
-        """What did not fit in an answer that is being mended; it is mended once at most."""
+        """What did not fit in an answer that is being corrected; it is corrected once at most."""
 
     def note_pause(self, reply: Reply) -> None:
-        """Keep what was said before a pause: what follows goes on from there."""
+        """Keep the text before a pause: the next text continues it."""
         self._said_before += reply.text
         self._log.replace_text(self._said_before)
 
     def take_text(self, reply: Reply) -> str:
-        """Return the text of an answer, with what it said before it paused, as the last words of the delegation."""
+        """Return the text of an answer, with that before its pause, as the last words of the delegation."""
         said_before, self._said_before = self._said_before, ""
         text = f"{said_before}{reply.text}"
         if said_before:
@@ -39,7 +39,7 @@ class FinalAnswer:
         return text
 
     def check(self, reply: Reply) -> Outcome | Mismatch:
-        """Return the end that an answer is, or why it does not fit."""
+        """Return the ending for an answer, or why it does not fit."""
         text = self.take_text(reply)
         if self._schema is None:
             return Outcome(status="completed")
@@ -47,7 +47,7 @@ class FinalAnswer:
         return checked if isinstance(checked, Mismatch) else Outcome(status="completed", structured=checked.value)
 
     def landed(self, reply: Reply, landing: Landing) -> Outcome:
-        """Return how a delegation ended whose last turn was its last, whatever it said."""
+        """Return the ending of a delegation whose last turn was announced as its last, whatever it answered."""
         hint = landing.hint
         text = self.take_text(reply)
         if not text.strip():

@@ -1,4 +1,4 @@
-"""The last turn of a delegation, in which it lands: why it is the last, and what both sides are told of it."""
+"""The last turn of a delegation, called its landing: why it is the last, and what both sides are told of it."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,18 @@ from budget_tools.delegation.store import Message
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Landing:
-    """Why the next turn is the last."""
+    """The reason that the next turn is the last."""
 
     status: Status
     hint: str
     """What the caller is told."""
     reason: str = ""
-    """What the sub-agent is told, as the middle of a sentence; nothing if it knows already."""
+    """What the sub-agent is told, as the middle of a sentence; empty if it knows already."""
     is_repair: bool = False
-    """Whether it only gives its answer once more, in another form."""
+    """Whether the turn only repeats the answer in another form."""
 
     def told(self) -> tuple[Message, ...]:
-        """Return the notice of it."""
+        """Return the notice of the landing."""
         return (last_turn_notice(self.reason),) if self.reason else ()
 
 

@@ -1,4 +1,4 @@
-"""What one delegation writes down, in the order in which it must, and what it has written so far."""
+"""The log of one delegation: its writes, in the required order, and what it has written so far."""
 
 import logging
 from collections.abc import Collection, Sequence
@@ -13,8 +13,8 @@ logger = logging.getLogger(__name__)
 class DelegationLog:
     """The store as one running delegation uses it.
 
-    Settled spends are struck out with the next write instead of by one of their own: to find one again after a crash
-    does no harm, because it is settled under the same keys.
+    Settled spends are deleted with the next write instead of by one of their own: finding one again after a crash does
+    no harm, because it is settled under the same keys.
     """
 
     def __init__(self, store: DelegationStore, stored: Stored) -> None:
@@ -33,21 +33,21 @@ class DelegationLog:
         return sum(turn_cost_microcents(turn) for turn in self.turns)
 
     async def left_microcents(self) -> int | None:
-        """What the delegation's own limits still allow beside what is held; ``None`` where there are none."""
+        """Return what the delegation's own limits still allow besides what is held; ``None`` if there are none."""
         return await self._store.left_microcents(self.delegation_id) if self._is_limited else None
 
     async def mark_in_flight(self, spend: Spend) -> None:
         """Write a spend down before it may happen.
 
         Raises:
-            LimitReachedError: it does not fit into a limit of the delegation; nothing was written.
+            LimitReachedError: it does not fit a limit of the delegation; nothing was written.
         """
         struck = tuple(self._struck)
         await self._store.mark_in_flight(self.delegation_id, spend, struck=struck)
         self._forget(struck)
 
     def clear(self, reservation_id: str) -> None:
-        """Note that a spend is settled."""
+        """Record that a spend is settled."""
         self._struck.append(reservation_id)
 
     async def note_turn(
@@ -59,7 +59,7 @@ class DelegationLog:
         charged_reservation_id: str = "",
         charged: int | None = None,
     ) -> None:
-        """Write down how a turn stands, what it adds to the conversation, and what a spend of it turned out to cost."""
+        """Write down the state of a turn, its messages, and what a spend of it turned out to cost."""
         if self.turns and self.turns[-1].number == turn.number:
             self.turns[-1] = turn
         else:
@@ -82,15 +82,15 @@ class DelegationLog:
         )
 
     def replace_text(self, text: str) -> None:
-        """Take other last words than those of the last turn; they are written down with the end."""
+        """Replace the last words of the last turn; they are written down with the end."""
         self.text = self._unwritten_text = text
 
     async def note_messages(self, *messages: Message) -> None:
-        """Write down what else the conversation says."""
+        """Write down further messages of the conversation."""
         await self._write(Step(messages=messages, struck=tuple(self._struck)))
 
     async def finish(self, outcome: Outcome) -> None:
-        """Write the end down."""
+        """Write down the end."""
         await self._write(Step(outcome=outcome, text=self._unwritten_text, struck=tuple(self._struck)))
 
     async def _write(self, step: Step) -> None:
@@ -102,6 +102,6 @@ class DelegationLog:
 
 
 def turn_cost_microcents(turn: TurnRecord) -> int:
-    """What a turn was charged, its tools included."""
+    """Return what a turn was charged, its tools included."""
     charges = [turn.charged, *(call.charged for call in turn.tool_calls)]
     return sum(charge.amount for charge in charges if charge is not None and charge.unit == "USD_MICROCENTS")

@@ -1,9 +1,9 @@
 """The conversation of one delegation: turns until Claude is done or a limit stops it.
 
-Nothing here spends: a turn does, and only under its reservation (``reserver.py``). Nothing matters before it is written
-down (``log.py``). Which turn comes next, and whether it is the last, is chosen in ``choice.py``; what follows from an
-answer is judged in ``replies.py``, and how an end is told stands in ``endings.py``. This module says why a turn must be
-the last, and does what follows.
+Nothing here spends: a turn does, and only under its reservation (``reserver.py``). Nothing takes effect before it is
+written down (``log.py``). ``choice.py`` chooses the next turn, and whether it is the last; ``replies.py`` decides what
+follows from an answer, and ``endings.py`` words the endings. This module decides why a turn must be the last, and does
+what follows.
 """
 
 import asyncio
@@ -50,24 +50,24 @@ _NOT_RUN = "Not run: the delegation was stopped first. Ask again if it is still 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Means:
-    """What every delegation of a process works with."""
+    """The shared dependencies of every delegation of a process."""
 
     cycles: AsyncCyclesClient
     claude: Claude
     prices: PriceBook
     store: DelegationStore
     max_seconds: float
-    """How long a delegation may run at a stretch."""
+    """Maximum running time of a delegation from start or resume."""
 
 
 class Delegation:
-    """One running delegation: its conversation, its turns and how it stands.
+    """One running delegation: its conversation, its turns and its state.
 
     Args:
-        stored: how it stands in the store.
+        stored: its state in the store.
         messages: its conversation so far; empty for a new one.
         tools: what the sub-agent may use, by name.
-        means: what it works with.
+        means: the dependencies of the process.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Delegation:
         self.steps = 0
         self.stop = Stop()
         self.nested_microcents = stored.children_spent_microcents
-        """What delegations that its sub-agent made were charged, as it stood when this one last began or ended."""
+        """Charges of delegations that its sub-agent made, as of the last time that this one began or ended."""
         self._changed = anyio.Event()
         self._conversation = Conversation(messages)
         self._tenant = stored.tenant
@@ -119,7 +119,7 @@ class Delegation:
         self._landing: Landing | None = None
         """Set once the next turn must be the last."""
 
-    # -- how it stands ----------------------------------------------------------------------------------------------
+    # -- state ------------------------------------------------------------------------------------------------------
 
     @property
     def turns(self) -> Sequence[TurnRecord]:
@@ -133,7 +133,7 @@ class Delegation:
 
     @property
     def warnings(self) -> Sequence[str]:
-        """What its caller should know beside the answer."""
+        """What its caller should know besides the answer."""
         return warnings_of(self._log.turns, *self._warnings.unwritten)
 
     @property
@@ -152,21 +152,21 @@ class Delegation:
         return self.outcome is not None
 
     async def next_change(self) -> None:
-        """Wait until ``doing`` is told anew; returns at once when nothing will be, because it is done."""
+        """Wait for the next change of ``doing``; return at once if the delegation has ended."""
         if not self.is_done:
             await self._changed.wait()
 
     # -- running ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Take turns until there is a reason to stop, which ``outcome`` then tells."""
+        """Take turns until there is a reason to stop, which ``outcome`` then holds."""
         outcome = Outcome(status="failed", hint="This server failed; its log on standard error says how.")
         try:
             outcome = await self._work()
         except BudgetError as exc:
             outcome = Outcome(status="failed", hint=f"{exc.code}: {exc.message}")
         except asyncio.CancelledError:
-            # The event loop is ending; nobody may be left waiting for this delegation.
+            # The event loop is ending; no caller may be left waiting for this delegation.
             outcome = endings.CANCELLED
             raise
         except Exception:
@@ -183,7 +183,7 @@ class Delegation:
                 return outcome
 
     async def _end(self, outcome: Outcome) -> None:
-        """Give back what is held, and write the end down."""
+        """Release the hold, and write the end down."""
         try:
             await self._budget.release()
             await self._budget.look()
@@ -201,12 +201,12 @@ class Delegation:
             self._report(outcome.status)
 
     async def _pick_up(self) -> None:
-        """Begin the conversation, or bring one that stopped to where it can go on."""
+        """Begin the conversation, or bring a stopped one to where it can continue."""
         if not self._conversation.messages:
             await self._say(opening(self.task))
             return
         if self._log.turns and ending_of(self._log.turns[-1].stop_reason) == "window_full":
-            # Whatever is added would not fit: its record takes the place of the whole conversation.
+            # Any addition would not fit: its record replaces the whole conversation.
             self._conversation = self._conversation.rebuilt(self.task)
             await self._log.note_messages(*self._conversation.messages)
         elif self._conversation.open_tool_uses():
@@ -226,7 +226,7 @@ class Delegation:
         return sum(turn.charged is not None for turn in self._log.turns)
 
     async def _take_turn(self) -> Outcome | None:
-        """Take the next turn, and say how the delegation ended if it did."""
+        """Take the next turn, and return how the delegation ended if it did."""
         if self.stop.is_requested():
             return endings.CANCELLED
         if self._turns_taken >= self.task.max_turns:
@@ -254,7 +254,7 @@ class Delegation:
         return self._nothing_fits() if taken is None else taken.outcome
 
     def _consider_landing(self) -> str:
-        """Set why the next turn must be the last, or give a warning that the sub-agent is to hear."""
+        """Set why the next turn must be the last, or return a warning for the sub-agent."""
         if self._landing is not None or not self._has_tools:
             return ""
         verdict = self._watch.verdict(time.monotonic() - self._started_at)
@@ -270,7 +270,7 @@ class Delegation:
         return "" if verdict is None else verdict.notice
 
     async def _after(self, taken: TurnTaken) -> Outcome | None:
-        """Go on by what came of a turn."""
+        """Continue according to the result of a turn."""
         result = taken.result
         record = result.record
         self._conversation = taken.conversation
@@ -306,7 +306,7 @@ class Delegation:
             case "go_on":
                 self._answer.note_pause(reply)
                 if reply.content[-1].get("type") == "text":
-                    # The API takes no conversation that ends with a text of its own.
+                    # The API refuses a conversation that ends with a text of its own.
                     await self._say(notice(_PAUSED))
                 return None
             case "answer":
@@ -319,7 +319,7 @@ class Delegation:
                 return endings.end_by(consequence, reply)
 
     async def _tell_of(self, consequence: Consequence, reply: Reply, result: TurnResult) -> None:
-        """Have the sub-agent told what was wrong with its last message, should it be resumed."""
+        """Add what was wrong with its last message to the conversation, for a sub-agent that is resumed."""
         if told := endings.told_after(consequence, reply, result.prepared.request["max_tokens"]):
             await self._say(notice(told))
 
@@ -340,7 +340,7 @@ class Delegation:
     # -- answers ----------------------------------------------------------------------------------------------------
 
     async def _answered(self, reply: Reply) -> Outcome | None:
-        """Take a final answer; one that does not fit the schema may be given once more, within the same limits."""
+        """Accept a final answer; one that does not fit the schema may be given once more, within the same limits."""
         checked = self._answer.check(reply)
         if isinstance(checked, Outcome):
             return checked
@@ -356,7 +356,7 @@ class Delegation:
         return None
 
     async def _cut(self, consequence: Consequence, reply: Reply, result: TurnResult) -> Outcome | None:
-        """End with an answer that was cut, or have a shorter one said if money that is held affords it."""
+        """End with an answer that was cut, or ask for a shorter one if the held money affords it."""
         limit = endings.limit_of(result.prepared.request["max_tokens"], self.task, result.allowance)
         await self._tell_of(consequence, reply, result)
         if limit == "budget" and self._budget.held is not None:
@@ -384,10 +384,10 @@ class Delegation:
             hint = f"{self._answer.misfit} {hint}"
         return Outcome(status="budget_exhausted", hint=hint)
 
-    # -- telling ----------------------------------------------------------------------------------------------------
+    # -- reporting --------------------------------------------------------------------------------------------------
 
     def _report(self, doing: str) -> None:
-        """Tell what it is doing, and how the money stands."""
+        """Report what the delegation is doing, and the state of its money."""
         left = f", {self.remaining} remains" if self.remaining is not None else ""
         self.doing = f"{doing}: ${format_usd(self.spent_microcents)} spent{left}"
         self.steps += 1

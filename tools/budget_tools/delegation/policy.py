@@ -1,4 +1,4 @@
-"""Fitting a turn into what may be spent: the largest output that the money bounds, or none."""
+"""The fit of a turn into what may be spent: the largest output that the money bounds, or none."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ from budget_tools.pricing.book import PriceBook
 from budget_tools.pricing.request_options import PLAIN_REQUEST, RequestOptions
 
 MIN_OUTPUT_TOKENS = 256
-"""Under this an answer is rarely worth its prompt: the delegation stops instead."""
+"""An answer below this is rarely worth its prompt: the delegation stops instead."""
 
 LANDING_OUTPUT_TOKENS = 1_024
-"""What a last answer is kept back for; where there is more money by then, it may be longer."""
+"""Length of the last answer that money is held for; it may be longer if there is more money by then."""
 
 LANDING_INPUT_TOKENS = 1_500
-"""What its prompt has beside the turn before: the notice, the results of a few calls at their shortest, the frame."""
+"""Tokens of its prompt besides the turn before: the notice, the shortest results of a few calls, the frame."""
 
 SPARE_PARTS = 50
-"""What part of the budget may be held beyond need, so that a growing conversation spares a hold at every turn."""
+"""Divisor of the budget that may be held beyond need, so that a growing conversation need not hold at every turn."""
 
 CACHED_REQUEST = RequestOptions(cache="5m")
 """A request that writes its prompt to the cache, for five minutes."""
@@ -38,17 +38,17 @@ class Need:
     least: int
     """For the shortest answer that is worth its prompt."""
     full: int
-    """For an answer as long as was asked for."""
+    """For an answer of the full length that was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fitter:
-    """Fits the turns of one model.
+    """Fitter of the turns of one model.
 
     Args:
         prices: the prices in force.
         model: an exact model id.
-        options: what its requests say that changes their price.
+        options: the parts of its requests that change their price.
     """
 
     prices: PriceBook
@@ -56,7 +56,7 @@ class Fitter:
     options: RequestOptions = PLAIN_REQUEST
 
     def bound(self, *, input_tokens: int, output_tokens: int) -> int:
-        """Give the worst case in microcents."""
+        """Return the worst case in microcents."""
         return self.prices.worst_case(
             self.model, input_tokens=input_tokens, max_output_tokens=output_tokens, options=self.options
         )
@@ -65,12 +65,12 @@ class Fitter:
         """Choose the output limit of a turn.
 
         Args:
-            input_tokens: no fewer than the prompt has.
+            input_tokens: at least as many as the prompt has.
             wanted_output_tokens: what the caller asked for.
-            allowed_microcents: the most that the turn may cost; ``None`` where nothing limits it yet.
+            allowed_microcents: the most that the turn may cost; ``None`` if nothing limits it yet.
 
         Returns:
-            ``None`` where not even a short answer fits.
+            ``None`` if not even a short answer fits.
         """
         output_tokens = wanted_output_tokens
         if allowed_microcents is not None:
@@ -84,7 +84,7 @@ class Fitter:
         return Fit(max_output_tokens=output_tokens, bound_microcents=bound)
 
     def kept_back(self, *, input_tokens: int, output_tokens: int, wanted_output_tokens: int) -> int:
-        """Give what a last answer costs at most, after a turn of this length.
+        """Return the most that a last answer costs after a turn of this length.
 
         Args:
             input_tokens: of the turn before it.
@@ -97,10 +97,10 @@ class Fitter:
         )
 
     def need(self, *, input_tokens: int, wanted_output_tokens: int, has_landing: bool) -> Need:
-        """Return what a turn needs, be it covered or not.
+        """Return what a turn needs, whether it is covered or not.
 
         Args:
-            input_tokens: no fewer than the prompt has.
+            input_tokens: at least as many as the prompt has.
             wanted_output_tokens: what the caller asked for.
             has_landing: whether money for a last answer is held beside it.
         """
@@ -122,12 +122,12 @@ class Fitter:
         """Choose the output limit of a turn so that it and the last answer after it both fit.
 
         Args:
-            input_tokens: no fewer than the prompt has.
+            input_tokens: at least as many as the prompt has.
             wanted_output_tokens: what the caller asked for.
             is_paid: whether a turn and a last answer at these bounds can both be paid; cheaper ones always can then.
 
         Returns:
-            ``None`` where not even a short answer fits.
+            ``None`` if not even a short answer fits.
         """
 
         def fits(output_tokens: int) -> bool:
@@ -153,7 +153,7 @@ class Fitter:
 
 
 def request_options(prices: PriceBook, model: str, *, grows: bool) -> RequestOptions:
-    """Say whether prompt caching pays: where the conversation may grow, and the model has a price for it."""
+    """Return options with prompt caching if it pays: the conversation may grow, and the model has a price for it."""
     if not grows:
         return PLAIN_REQUEST
     try:

@@ -1,11 +1,11 @@
-"""How long the next prompt is at most, by the best evidence there is, and what a turn then tells of that evidence.
+"""Upper bounds of the next prompt by the best evidence available, and what a turn then shows about that evidence.
 
-The best is taken that can be true:
+The best evidence that can be true is taken:
 
 evidence                        believed unless
 the last turn's exact usage     its prompt or its answer has more words than that
 the endpoint's own count        the bytes do not allow it, or a turn used more than was counted
-the bytes                       never in doubt: no tokenizer makes more tokens of them
+the bytes                       always believed: no tokenizer makes more tokens of them
 """
 
 from collections.abc import Callable, Sequence
@@ -21,26 +21,26 @@ from budget_tools.delegation.token_count import contradicted, count_tokens
 from budget_tools.pricing.tokens import most_input_tokens, with_margin
 
 NOTICE_TOKENS = 600
-"""More than any notice of a last turn has: it may have to be told after the turn was reserved."""
+"""More tokens than any notice of a last turn has: the notice may be added after the turn was reserved."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptBound:
-    """No fewer tokens than a prompt has."""
+    """An upper bound of a prompt's tokens."""
 
     tokens: int
     counted: int | None = None
-    """What the endpoint counted, if the bound rests on that."""
+    """The endpoint's count, if the bound rests on it."""
 
 
 class PromptBounder:
-    """Bounds the prompts of one delegation.
+    """Bounds of the prompts of one delegation.
 
     Args:
-        requests: builds what is bounded.
+        requests: builds the requests to be bounded.
         claude: the endpoint, asked for counts as long as they may be true.
         stop: interrupts the asking.
-        warn: hears what the caller of the delegation should know, one sentence at a time.
+        warn: called with each sentence that the caller of the delegation should know.
     """
 
     def __init__(self, requests: RequestBuilder, *, claude: Claude, stop: Stop, warn: Callable[[str], None]) -> None:
@@ -66,7 +66,7 @@ class PromptBounder:
         return PromptBound(tokens=most_input_tokens(request) + spare)
 
     def learn(self, bound: PromptBound, record: TurnRecord) -> None:
-        """Compare what was counted with what the turn used."""
+        """Compare the count with what the turn used."""
         if bound.counted is None or record.prompt_tokens <= bound.tokens:
             return
         if warning := contradicted(self._claude, counted=bound.counted, used=record.prompt_tokens):

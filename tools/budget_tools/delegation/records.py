@@ -1,6 +1,6 @@
-"""What is said of a delegation: plain data that the tools show and the store keeps, without anything that runs one.
+"""Records of a delegation: plain data that the tools show and the store keeps, without anything that runs one.
 
-Kept apart because a host lists the tools at every start, and most conversations delegate nothing.
+Kept apart because a host lists the tools at every start, and most conversations do not delegate.
 """
 
 from typing import Any, Literal
@@ -13,15 +13,15 @@ from budget_tools.core.subjects import Subject
 Status = Literal["completed", "running", "budget_exhausted", "max_turns", "cancelled", "refused", "failed"]
 
 RESUMABLE: frozenset[Status] = frozenset({"budget_exhausted", "max_turns", "cancelled", "failed"})
-"""How a delegation may have stopped and yet have something left to do."""
+"""States of a stopped delegation that may have something left to do."""
 
 
 PARENT_META = "cycles-budget-mcp/delegation"
-"""Key of a tool call's ``_meta`` (MCP): the delegation whose sub-agent makes it. The loop sends it, no model can."""
+"""Key of a tool call's ``_meta`` (MCP): the delegation whose sub-agent makes it. The loop sets it; models cannot."""
 
 
 class Task(BaseModel):
-    """What is delegated, and the caller's limits; equal to another where a caller that repeats itself gave it."""
+    """A delegated task and the limits of its caller; a repeated call gives an equal one."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,7 +33,7 @@ class Task(BaseModel):
     max_turns: int
     max_output_tokens: int
     budget_microcents: int | None = None
-    """Most that the delegation may be charged over its whole life, in microcents; ``None`` where nothing was said."""
+    """Most that the delegation may be charged over its whole life, in microcents; ``None`` if no limit was given."""
     tools: tuple[str, ...] = ()
     output_schema: dict[str, Any] | None = None
     levels: dict[str, str]
@@ -42,7 +42,7 @@ class Task(BaseModel):
 
     @property
     def subject(self) -> Subject:
-        """Whose budget is drawn on."""
+        """The subject whose budget is drawn on."""
         return Subject(self.levels, self.dimensions)
 
 
@@ -54,11 +54,11 @@ class ToolCallRecord(BaseModel):
     duration_ms: int
     charged: Money | None = Field(None, description="What the call itself cost, where its tool has a price.")
     uncovered: Money | None = None
-    """What it cost beside that, which the budget could not cover."""
+    """Cost beyond the charge, which the budget could not cover."""
 
 
 class TurnRecord(BaseModel):
-    """What one turn reserved, did and was charged."""
+    """Record of what one turn reserved, did and was charged."""
 
     number: int
     model: str
@@ -67,7 +67,7 @@ class TurnRecord(BaseModel):
     reserved: Money | None = Field(None, description="The turn's worst case, held before its request left.")
     charged: Money | None = None
     uncovered: Money | None = None
-    """What it cost beside that, which the budget could not cover."""
+    """Cost beyond the charge, which the budget could not cover."""
     input_tokens: int = 0
     output_tokens: int = 0
     cache_read_input_tokens: int = 0
@@ -79,11 +79,11 @@ class TurnRecord(BaseModel):
     tool_calls: list[ToolCallRecord] = []
     request_id: str = ""
     warnings: list[str] = []
-    """What to know of how it came about."""
+    """Sentences to know about how the turn came about."""
 
     @property
     def prompt_tokens(self) -> int:
-        """All of its prompt, whether read from the cache, written to it or neither; 0 where that is not known."""
+        """All of its prompt, whether read from the cache, written to it or neither; 0 if that is not known."""
         return self.input_tokens + self.cache_read_input_tokens + self.cache_creation_input_tokens
 
 
@@ -94,7 +94,7 @@ def uncovered_microcents(turn: TurnRecord) -> int:
 
 
 def excess_hint(turn: TurnRecord) -> str:
-    """Name why a turn cost more than its bound; nothing if it kept within it."""
+    """Return why a turn cost more than its bound; ``""`` if it did not."""
     if turn.charged is None or turn.reserved is None:
         return ""
     missing = 0 if turn.uncovered is None else turn.uncovered.amount

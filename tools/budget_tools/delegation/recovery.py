@@ -1,13 +1,13 @@
-"""Settling what killed processes left behind, so that their delegations can go on and no money stays held.
+"""Recovery: settles the spends of killed processes, so that their delegations can be resumed and no money stays held.
 
     what was written down of a spend       what it becomes
     held for a last answer                 released
-    departed, its cost known               committed at that cost
-    departed, its cost not known           committed at its bound, marked ``actual_source: "bound"``
-    any of them, settled by its process    struck out, and not charged if that had released it
-    departed, its reservation expired or   booked as an event under the same key (``spend_client.py``)
-      settled by somebody else
-    the authority is away                  stays, to be tried again
+    in flight, its cost known              committed at that cost
+    in flight, its cost not known          committed at its bound, marked ``actual_source: "bound"``
+    any of them, settled by its process    deleted, and not charged if that had released it
+    in flight, its reservation expired or  booked as an event under the same key (``spend_client.py``)
+      settled by another party
+    the authority is unavailable           stays, to be tried again
 
 The same keys are used every time, so that settling twice changes nothing.
 """
@@ -42,7 +42,7 @@ _GONE = frozenset({404, 409})
 
 
 async def settle_orphans(store: DelegationStore, cycles: AsyncCyclesClient, unsettled: list[Orphan]) -> bool:
-    """Settle every delegation whose process died; whether all could be settled.
+    """Settle every delegation whose process died; return whether all could be settled.
 
     Args:
         store: where they are found.
@@ -94,7 +94,7 @@ async def _settle(orphan: Orphan, store: DelegationStore, cycles: AsyncCyclesCli
 
 
 async def _outcome(delegation: Stored, turns: Mapping[int, TurnRecord], store: DelegationStore) -> Outcome:
-    """Say how a delegation ended whose process died: an answer that was final stays so, and is not asked for again."""
+    """Return the ending of a delegation whose process died: a final answer stays final, and is not asked for again."""
     last = turns[max(turns)] if turns else None
     if last is None or not last.stop_reason or ending_of(last.stop_reason) != "whole":
         return INTERRUPTED
@@ -114,7 +114,7 @@ def _total(turns: Sequence[TurnRecord]) -> int:
 
 
 def _note_charge(turn: TurnRecord, spend: Spend, settled: Settled) -> None:
-    """Note in a turn what was charged; if its cost was not known, that was its bound."""
+    """Write the charge into a turn; if its cost was not known, the charge was its bound."""
     charged = Money.of(settled.charged, spend.unit)
     uncovered = Money.of(settled.uncovered, spend.unit) if settled.uncovered else None
     if spend.charge is not None:
@@ -144,7 +144,7 @@ async def _charge(delegation_id: str, spend: Spend, client: SpendClient) -> Sett
     """Charge a spend; ``None`` if its process knew that nothing was spent, and had released it before it died.
 
     Raises:
-        AuthorityError: the authority is away or refuses the credentials.
+        AuthorityError: the authority is unavailable or refuses the credentials.
     """
     cost = spend.bound if spend.charge is None else spend.charge
     request = {
@@ -177,10 +177,10 @@ async def _charge(delegation_id: str, spend: Spend, client: SpendClient) -> Sett
 
 
 async def _charged_before(spend: Spend, client: SpendClient, cost: int) -> Settled:
-    """Look at what its process was charged before it died.
+    """Return what the process was charged before it died.
 
     Raises:
-        AuthorityError: the authority is away or refuses the credentials.
+        AuthorityError: the authority is unavailable or refuses the credentials.
     """
     response = await client.get_reservation(spend.reservation_id)
     charged = cost

@@ -1,11 +1,11 @@
-"""What follows from an answer of Claude: judged by its content first, by its stop reason second.
+"""Replies of Claude and what follows from them: judged by their content first, by their stop reason second.
 
 The two need not agree. Gateways end a tool call with ``end_turn`` and pass on the words of other APIs; an answer may be
-cut within a call, or be empty although it says that it is whole. So both are put into a few kinds, and one table names
-what follows from every pair of them: the loop, the conversation and the exhaustive test read it.
+cut within a call, or be empty although its stop reason calls it whole. So both are classified into a few kinds, and one
+table names what follows from every pair of them: the loop, the conversation and the exhaustive test read it.
 
-A call is run if it is whole, whatever the stop reason says. If the answer was cut within a call, none of its calls is
-run and none goes back to Claude: calls of one message belong together, and half of them may be half of a change.
+A whole call is run, whatever the stop reason. If the answer was cut within a call, none of its calls is run and none
+goes back to Claude: calls of one message belong together, and half of them may be half of a change.
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from typing import Literal, get_args
 from budget_tools.claude.stream import Reply
 
 Ending = Literal["whole", "calling", "cut", "window_full", "paused", "refused", "unknown", "broken_off"]
-"""What a stop reason says."""
+"""Kinds of stop reasons."""
 
 Content = Literal["calls", "open_call", "words", "work", "nothing"]
-"""What an answer has in it.
+"""Kinds of an answer's content.
 
     calls      tool calls, the last of them whole
     open_call  tool calls, the last of them with an input that is empty or not JSON: an answer that was cut ends so
@@ -31,14 +31,14 @@ Consequence = Literal[
     "run_calls",  # run its tool calls, then take the next turn
     "go_on",  # take the next turn
     "answer",  # it is the final answer
-    "no_answer",  # it ends without one
-    "lost_call",  # it ends: a call was announced that is not there
+    "no_answer",  # it ends without a final answer
+    "lost_call",  # it ends: an announced call is missing
     "cut_words",  # it ends in the middle of a text
     "cut_call",  # it ends in the middle of a call
     "cut_thoughts",  # it ends before it says anything
     "window_full",  # it ends because nothing more fits into the model's context
     "refused",
-    "unknown",  # it ends for a reason that nobody here knows
+    "unknown",  # it ends for an unknown reason
     "broken_off",
 ]
 
@@ -52,7 +52,7 @@ STOP_REASONS: Mapping[str, Ending] = MappingProxyType(
         "model_context_window_exceeded": "window_full",
         "pause_turn": "paused",
         "refusal": "refused",
-        # What gateways pass on of other APIs (OpenAI, Chat Completions, finish_reason).
+        # Stop reasons of other APIs that gateways pass on (OpenAI, Chat Completions, finish_reason).
         "stop": "whole",
         "tool_calls": "calling",
         "function_call": "calling",
@@ -82,7 +82,7 @@ CONSEQUENCES: Mapping[tuple[Ending, Content], Consequence] = MappingProxyType(
 """What follows from every pair of a kind of stop reason and a kind of content."""
 
 THOUGHTS = frozenset({"thinking", "redacted_thinking"})
-"""Blocks that are bound to the model which made them: another one refuses them (Messages API, thinking)."""
+"""Blocks that are bound to the model that made them: other models refuse them (Messages API, thinking)."""
 
 
 def ending_of(stop_reason: str | None) -> Ending:
@@ -94,7 +94,7 @@ def content_of(reply: Reply) -> Content:
     """Return the kind of an answer's content."""
     if reply.tool_uses:
         last = reply.tool_uses[-1]
-        # Of a JSON object no part but the whole is valid JSON. Only one that had not begun looks like an empty one.
+        # No part of a JSON object but the whole is valid JSON. Only one that had not begun looks like an empty one.
         is_open = reply.content[-1].get("type") == "tool_use" and (bool(last.problem) or not last.input)
         return "open_call" if is_open else "calls"
     if reply.text.strip():

@@ -1,4 +1,4 @@
-"""The requests of a delegation: what of it reaches Claude in a turn."""
+"""The requests of a delegation: the parts of it that reach Claude in a turn."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ _EPHEMERAL = {"type": "ephemeral"}
 
 
 class RequestBuilder:
-    """Builds the requests of one delegation.
+    """Builder of the requests of one delegation.
 
     Args:
         task: what is delegated.
@@ -30,7 +30,7 @@ class RequestBuilder:
 
     @property
     def has_tools(self) -> bool:
-        """Whether a turn may be followed by another, and a last one is anything else than every turn."""
+        """Whether a turn may be followed by another, and a last turn differs from the others."""
         return bool(self._tools)
 
     def build(
@@ -41,18 +41,18 @@ class RequestBuilder:
         *,
         withholds_tools: bool = False,
     ) -> dict[str, Any]:
-        """Give the body of POST /v1/messages without its ``max_tokens``.
+        """Build the body of POST /v1/messages without its ``max_tokens``.
 
         Args:
             candidate: the model and the conversation.
-            notices: what is said beside the conversation so far.
+            notices: messages added to the conversation so far.
             allowance: the caps of the turn's reservation.
             withholds_tools: whether no tool may be used.
         """
         request: dict[str, Any] = {"model": candidate.model, "messages": candidate.conversation.wire(notices)}
         system = system_prompt(self._task)
         if system and candidate.is_cached:
-            # The part that never changes; it is found again even where what follows is not.
+            # The part that never changes; the cache finds it again even if it does not find the rest.
             request["system"] = [{"type": "text", "text": system, "cache_control": _EPHEMERAL}]
         elif system:
             request["system"] = system
@@ -61,11 +61,11 @@ class RequestBuilder:
         if not self._tools:
             return request
         allowed = [tool.wire() for tool in self._tools.values() if allowance.allows_tool(tool.name)]
-        # A conversation in which tools were used must go on naming some (Messages API, tool use).
+        # A conversation in which tools were used must still define some (Messages API, tool use).
         request["tools"] = allowed or [tool.wire() for tool in self._tools.values()]
         if withholds_tools or not allowed:
             request["tool_choice"] = {"type": "none"}
         elif candidate.is_cached:
-            # All of the prompt, for the turn that follows to read.
+            # All of the prompt, for the next turn to read.
             request["cache_control"] = _EPHEMERAL
         return request

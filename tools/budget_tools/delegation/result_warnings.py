@@ -1,7 +1,7 @@
-"""What the caller of a delegation is told beside its answer: sentences, each of them once.
+"""Warnings for the caller of a delegation, besides its answer: sentences, each of them once.
 
-They are kept with the turn that follows, so that they are still there after this process; a delegation that takes no
-further turn tells them as long as this process knows it.
+They are kept with the next turn, so that they outlive this process; a delegation that takes no further turn reports
+them as long as this process knows it.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ class ResultWarnings:
         self._unwritten: list[str] = []
 
     def add(self, sentence: str) -> None:
-        """Warn of something."""
+        """Add a warning."""
         self._unwritten.append(sentence)
 
     @property
     def unwritten(self) -> Sequence[str]:
-        """What no turn has kept yet."""
+        """Warnings that are not kept with a turn yet."""
         return tuple(self._unwritten)
 
     def note_written(self) -> None:
-        """Note that a turn has kept them."""
+        """Record that a turn has kept them."""
         self._unwritten.clear()
 
 

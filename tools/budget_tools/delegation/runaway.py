@@ -1,16 +1,16 @@
-"""Runaway stops: when a delegation gets nowhere, or ever dearer, long before its money ends.
+"""Runaway stops: for a delegation without progress, or with growing costs, long before its money ends.
 
-The budget bounds what a delegation may cost; this judges whether it is still worth it. The sub-agent is told first, in
-plain words, so that it can change course; only if it does not, its next turn is its last, in which it says what it has.
+The budget bounds what a delegation may cost; this module judges whether it is still worth it. The sub-agent is warned
+first, so that it can change course; only if it does not, its next turn is its last, in which it reports what it has.
 Nothing here has a clock, does I/O or ends anything: the loop feeds a watch and asks it before each turn.
 
     kind           a warning                                            a landing
     wall_clock     most of the time is over                             all of it is
-    repetition     the same calls with the same results, thrice over    five times over
+    repetition     the same calls with the same results, three times    five times
     cost_growth    a turn far dearer than those before it               three in a row, each at least twice the last
 
-A call that differs in its name, its arguments or its result is progress: polling a build that moves on is fine, polling
-one that stands still is not. A result that carries the time of day therefore never repeats; the clock stops that one.
+A call that differs in its name, its arguments or its result is progress: polling a build that advances is fine, polling
+one that does not is not. A result that contains the time of day therefore never repeats; the wall clock stops that one.
 """
 
 import hashlib
@@ -26,52 +26,52 @@ from budget_tools.core.money import format_usd
 Kind = Literal["wall_clock", "repetition", "cost_growth"]
 
 WARN_AT_PERCENT_OF_TIME = 80
-"""A fifth of the time is left then: enough for a turn or two, each of which seldom takes a minute."""
+"""A fifth of the time is left then: enough for a turn or two, which seldom take a minute each."""
 
 WARN_AT_REPEATS = 3
-"""Twice may be chance or a second look; the third time nothing new was to be expected."""
+"""Twice may be chance or a second look; a third call could not be expected to show anything new."""
 LAND_AT_REPEATS = 5
-"""The warning stands in the next turn's prompt, so two more rounds are two in which it was read and ignored."""
+"""The warning is part of the next turn's prompt, so in two more rounds it was read and ignored."""
 MAX_CYCLE_TURNS = 3
 """Loops that models fall into are short (read, edit, test, read, …); a longer one looks like work, and time ends it."""
 
 DEAR_FACTOR = 6
-"""How many times the usual a turn must cost to be out of proportion.
+"""How many times the usual cost makes a turn out of proportion.
 
 A prompt grows by about as much each turn, so a turn costs at most twice the median of those before it, and at most four
-times where every turn adds more than the last. Six leaves room for chance beside both.
+times if every turn adds more than the last. Six leaves room for chance beside both.
 """
 MIN_TURNS_BEFORE = 3
 """Fewer turns have no usual cost: the first alone pays for writing the cache."""
 DEAR_TURNS_TO_LAND = 3
 """One dear turn is a long answer or a cache that ran out; three may still be three files that it had to write."""
 GROWTH_FACTOR_TO_LAND = 2
-"""By how much each of those turns must pass the one before: doubling is running away, a high level is a big task."""
+"""Factor by which each of those turns must pass the one before: doubling is running away, a high level is not."""
 MIN_DEAR_MICROCENTS = 1_000_000
-"""One cent: under it, being told costs about as much as there is to save."""
+"""One cent: below it, a warning costs about as much as it could save."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What a sub-agent has to be told before its next turn."""
+    """A notice for a sub-agent before its next turn."""
 
     kind: Kind
     must_land: bool
-    """Whether its next turn is its last; otherwise it is only warned."""
+    """Whether its next turn is its last; otherwise it is only a warning."""
     notice: str
     """One or two sentences to the sub-agent."""
     reason: str = ""
-    """Of a landing: why, as the middle of a sentence that anybody may be told."""
+    """The reason of a landing, as the middle of a sentence that is fit for any reader."""
 
 
 _Calls = tuple[bytes, ...]
 
 
 class RunawayWatch:
-    """Watches one delegation.
+    """Watch over one delegation.
 
     Args:
-        max_seconds: how long it may take, tools included; ``math.inf`` for as long as it likes.
+        max_seconds: how long it may take, tools included; ``math.inf`` for no limit.
     """
 
     def __init__(self, max_seconds: float) -> None:
@@ -85,7 +85,7 @@ class RunawayWatch:
         self._landing: Verdict | None = None
 
     def note_turn(self, charged_microcents: int) -> None:
-        """Take in that a turn was answered, before its tool calls.
+        """Record that a turn was answered, before its tool calls.
 
         Args:
             charged_microcents: what it cost, exactly; a turn that was charged at its bound says nothing of its cost and
@@ -99,16 +99,16 @@ class RunawayWatch:
     def note_tool_call(
         self, name: str, arguments: Mapping[str, Any], result: Sequence[Mapping[str, Any]], is_error: bool
     ) -> None:
-        """Take in a tool call of the turn that was noted last.
+        """Record a tool call of the turn that was noted last.
 
-        Calls of one turn could not know each other's results: the same one twice is no repetition, nor does their order
-        matter.
+        Calls of one turn could not know each other's results: the same one twice is not a repetition, and their order
+        does not matter.
 
         Args:
             name: the tool.
             arguments: what it was called with.
             result: the content blocks that it answered.
-            is_error: whether they tell of an error.
+            is_error: whether they contain an error.
         """
         if self._opens_turn:
             self._turns.append({})
@@ -116,10 +116,10 @@ class RunawayWatch:
         self._turns[-1][_fingerprint([name, arguments, result, is_error])] = name
 
     def verdict(self, elapsed_seconds: float) -> Verdict | None:
-        """Say what the sub-agent must be told before its next turn, if anything.
+        """Return what the sub-agent must be told before its next turn, if anything.
 
-        A landing comes before every warning and stays: asked again, the answer is the same. Each warning is given once;
-        where several are due, the others wait for the next turn and are given if they still hold.
+        A landing precedes every warning and stays: a second call returns the same. Each warning is given once; if
+        several are due, the others wait for the next turn and are given if they still hold.
 
         Args:
             elapsed_seconds: since the delegation began.
@@ -153,12 +153,12 @@ class RunawayWatch:
 
     def _repetition(self) -> tuple[object, Verdict] | None:
         turns = [tuple(sorted(calls)) for calls in self._turns]
-        # Of lengths that repeat as often, the first and shortest says it best.
+        # Of lengths that repeat equally often, the first and shortest describes the loop best.
         length = max(range(1, MAX_CYCLE_TURNS + 1), key=lambda length: _repeats(turns, length))
         repeats = _repeats(turns, length)
         if repeats < WARN_AT_REPEATS:
             return None
-        # Wherever in its round a loop is looked at, it is the same loop.
+        # A loop is the same loop wherever in its round it is looked at.
         cause = frozenset(turns[-length:])
         calls = [name for calls in list(self._turns)[-length:] for name in calls.values()]
         what = f"the same {'calls' if len(calls) > 1 else 'call'} ({_listed(list(dict.fromkeys(calls)))})"
@@ -205,13 +205,13 @@ def _fingerprint(value: object) -> bytes:
 
 
 def _repeats(turns: Sequence[_Calls], length: int) -> int:
-    """Count how often the last turns, this many, stand one after another at the end."""
+    """Count how often the last turns, this many, occur one after another at the end."""
     rounds = [turns[end - length : end] for end in range(len(turns), length - 1, -length)]
     return len(list(takewhile(lambda each: each == rounds[0], rounds)))
 
 
 def _usual(charges: Sequence[int]) -> int:
-    """Give the median, of an even number the upper one of the middle: no float touches an amount."""
+    """Return the median, of an even number the upper one of the middle: no float touches an amount."""
     return sorted(charges)[len(charges) // 2]
 
 

@@ -1,6 +1,6 @@
 """The delegations that this process runs: they belong to it, not to the connection that asked for them.
 
-All of them stand in the store, so that any process of the same data directory can show one, resume it, or join a call
+All of them are in the store, so that any process of the same data directory can show one, resume it, or join a call
 that was made before.
 """
 
@@ -36,28 +36,28 @@ from budget_tools.subagent_tools.toolbox import Toolbox
 logger = logging.getLogger(__name__)
 
 MAX_RUNNING = 16
-"""Most delegations of one process at the same time."""
+"""Maximum number of delegations of one process at the same time."""
 
 CANCEL_POLL_SECONDS = 1.0
-"""How often is asked whether another process wants one of ours to stop."""
+"""How often the store is checked for requests of other processes to stop one of ours."""
 
 _DAY_MS = 86_400_000
 
 RETRY_SECONDS = 30.0
-"""How long to wait before settling again what an absent authority left unsettled."""
+"""How long to wait before settling again what an unavailable authority left unsettled."""
 
 
 class DelegationRunner:
-    """Starts delegations, finds them again, and stops those of this process when it ends.
+    """Runner that starts delegations, finds them again, and stops those of this process when it ends.
 
     Args:
         cycles: the budget authority.
-        claude: gives the gated client, once it is needed.
+        claude: returns the gated client, once it is needed.
         prices: the prices in force.
         toolbox: the servers whose tools may be used.
         store: where delegations are kept; closed with this.
         depth: how deep this process is nested among delegations; 0 for a host's own.
-        max_seconds: how long a delegation may run at a stretch.
+        max_seconds: how long a delegation may run from start or resume.
         keep_days: how long one that stopped is kept.
     """
 
@@ -105,7 +105,7 @@ class DelegationRunner:
         async with self._starting:
             tools = await self._toolbox.open(task.tools)
             self._check_room()
-            # Shielded: what is stored as running here must run here.
+            # Shielded: a delegation stored as running here must run here.
             with anyio.CancelScope(shield=True):
                 stored = await self._store.start(
                     call, time_ordered_id(), task, parent_id=parent_id, depth=self._depth + 1
@@ -126,11 +126,11 @@ class DelegationRunner:
         repeated: Mapping[str, object] = MappingProxyType({}),
         parent_id: str = "",
     ) -> DelegationView:
-        """Let a delegation that stopped go on from its last finished turn, or join the call that resumed it.
+        """Resume a stopped delegation from its last finished turn, or join the call that resumed it.
 
         Args:
-            spender: who asks: one of the same tenant, and allowed to spend as the delegation does.
-            delegation_id: which one.
+            spender: the subject that asks: one of the same tenant, and allowed to spend as the delegation does.
+            delegation_id: its id.
             idempotency_key: of this call.
             max_turns: the new limit of its turns, earlier ones included; ``None`` leaves it.
             budget_microcents: the new limit of its charges, earlier ones included; ``None`` leaves it.
@@ -139,8 +139,8 @@ class DelegationRunner:
             parent_id: the delegation whose sub-agent asks; ``""`` for a host.
 
         Raises:
-            InvalidArgumentError: it is unknown, spends as somebody else, runs, was given another task, or has nothing
-                left to do; nothing was changed.
+            InvalidArgumentError: it is unknown, spends as another subject, is running, was given another task, or has
+                nothing left to do; nothing was changed.
             ConfigurationError: a tool's server does not start, or this process is ending; nothing was changed.
         """
         asked = {"resume": delegation_id, "max_turns": max_turns, "budget_microcents": budget_microcents}
@@ -149,7 +149,7 @@ class DelegationRunner:
             await self.settle_orphans()
             before = await self._store.find(spender.tenant, delegation_id)
             if parent_id and before.parent_id != parent_id:
-                # What it spends would not count in the limits of the one that asks.
+                # What it spends would not count towards the limits of the one that asks.
                 raise InvalidArgumentError(
                     f"The delegation {delegation_id} was not made by yours: delegate a new task instead.",
                     code="NOT_RESUMABLE",
@@ -176,7 +176,7 @@ class DelegationRunner:
             return await self._view(stored)
 
     async def _conversation(self, delegation_id: str) -> Sequence[Message]:
-        """Read the conversation of a delegation that was just resumed here; without it, it does not run."""
+        """Read the conversation of a delegation that was just resumed here; if that fails, it does not run."""
         try:
             return await self._store.conversation(delegation_id)
         except BudgetError:
@@ -184,19 +184,19 @@ class DelegationRunner:
             raise
 
     async def knows(self, tenant: str, idempotency_key: str) -> bool:
-        """Say whether a call under this key, if it has one, would join a delegation, or repeat its answer."""
+        """Return whether a call under this key, if it has one, would join a delegation, or repeat its answer."""
         return bool(idempotency_key) and await self._store.knows(tenant, idempotency_key)
 
     async def find(self, tenant: str, delegation_id: str, *, parent_id: str = "") -> DelegationView:
-        """Give a delegation as it stands, whichever process runs it or ran it.
+        """Return a delegation in its current state, whichever process runs it or ran it.
 
         Args:
             tenant: whose delegation.
-            delegation_id: which one.
-            parent_id: the delegation whose sub-agent asks, to which only those exist that it made; ``""`` for a host.
+            delegation_id: its id.
+            parent_id: the delegation whose sub-agent asks, which finds only those that it made; ``""`` for a host.
 
         Raises:
-            InvalidArgumentError: ``NOT_FOUND``: there is none of this id.
+            InvalidArgumentError: ``NOT_FOUND``: a delegation of this id does not exist.
         """
         return await self._view(await self._find(tenant, delegation_id, parent_id))
 
@@ -207,7 +207,7 @@ class DelegationRunner:
         return stored
 
     async def transcript(self, tenant: str, delegation_id: str) -> tuple[Stored, Sequence[Message]]:
-        """Give a delegation as it is kept, with all that was said in it.
+        """Return a delegation as it is stored, with its whole conversation.
 
         Raises:
             InvalidArgumentError: ``NOT_FOUND``.
@@ -218,10 +218,10 @@ class DelegationRunner:
     async def list(
         self, tenant: str, *, status: Status | None = None, limit: int = 20, cursor: str = ""
     ) -> tuple[Sequence[Stored], str]:
-        """Give a tenant's delegations, the newest first, and the cursor of the next page.
+        """Return a tenant's delegations, the newest first, and the cursor of the next page.
 
         Raises:
-            InvalidArgumentError: the cursor is none of ours.
+            InvalidArgumentError: the cursor was not issued here.
         """
         return await self._store.list(tenant, status=status, limit=limit, cursor=cursor)
 
@@ -240,7 +240,7 @@ class DelegationRunner:
 
     @contextmanager
     def following(self, delegation_id: str) -> Iterator[Callable[[], bool]]:
-        """Count a call that waits for a delegation, while it does; what is given says whether others wait as well."""
+        """Count a call that waits for a delegation, while it does; the yielded function tells whether others wait."""
         self._followers[delegation_id] += 1
         try:
             yield lambda: self._followers[delegation_id] > 1
@@ -250,12 +250,12 @@ class DelegationRunner:
                 del self._followers[delegation_id]
 
     async def settle_orphans(self) -> bool:
-        """Settle what killed processes left behind; whether all of it could be."""
+        """Settle what killed processes left behind; return whether all of it could be settled."""
         async with self._settling:
             return await settle_orphans(self._store, self._cycles, self._unsettled)
 
     async def keep_settling_orphans(self) -> None:
-        """Settle what killed processes left behind, again and again while the authority or the store is away."""
+        """Settle what killed processes left behind, repeatedly while the authority or the store is unavailable."""
         while True:
             try:
                 if await self.settle_orphans():
@@ -265,7 +265,7 @@ class DelegationRunner:
             await anyio.sleep(RETRY_SECONDS)
 
     async def aclose(self) -> None:
-        """Stop everything that runs, let nothing new start, and wait until all is settled."""
+        """Stop everything that runs, refuse new starts, and wait until all is settled."""
         self._is_closed = True
         for delegation in self._running.values():
             delegation.stop.request()
@@ -277,10 +277,10 @@ class DelegationRunner:
         await self._store.aclose()
 
     def _means(self) -> Means:
-        """Give what a delegation works with.
+        """Return the shared dependencies of delegations.
 
         Raises:
-            ConfigurationError: there is no API key.
+            ConfigurationError: no API key is set.
         """
         return Means(
             cycles=self._cycles,
@@ -291,10 +291,10 @@ class DelegationRunner:
         )
 
     def _check(self, task: Task) -> None:
-        """Refuse a task that cannot be done.
+        """Check that a task can be done.
 
         Raises:
-            InvalidArgumentError: a model has no price or is retired, or the schema is none.
+            InvalidArgumentError: a model has no price or is retired, or the schema is not valid.
         """
         today = datetime.now(UTC).date()
         for model in (task.model, *task.fallback_models):
@@ -332,7 +332,7 @@ class DelegationRunner:
         task.add_done_callback(self._tasks.discard)
 
     async def _prune(self) -> None:
-        """Forget what stopped long ago."""
+        """Delete what stopped long ago."""
         before_ms = time.time_ns() // 1_000_000 - self._keep_days * _DAY_MS
         try:
             await self._store.prune(before_ms)
@@ -340,7 +340,7 @@ class DelegationRunner:
             logger.warning("Old delegations were not forgotten: %s", exc.message)
 
     async def _watch_cancel_requests(self) -> None:
-        """Hear of other processes that ask for one of ours to be stopped, while any runs."""
+        """Watch for requests of other processes to stop one of ours, while any runs."""
         while self._running:
             await anyio.sleep(CANCEL_POLL_SECONDS)
             try:
@@ -363,17 +363,17 @@ class DelegationRunner:
         return Kept(stored, self._look, left)
 
     async def _look(self, stored: Stored) -> Stored:
-        """Look again at a delegation that ran elsewhere; if its process has died, it is settled and runs no more."""
+        """Read a delegation that ran elsewhere again; if its process has died, settle it, and it no longer runs."""
         await self.settle_orphans()
         return await self._store.find(stored.tenant, stored.delegation_id)
 
 
 _ARGUMENTS: Mapping[str, str] = {"levels": "subject", "dimensions": "subject"}
-"""What a caller calls a field of a task, where that is something else."""
+"""A caller's names for fields of a task, if they differ."""
 
 
 def _check_repeated(task: Task, repeated: Mapping[str, object]) -> None:
-    """Refuse to resume with what would be another task.
+    """Raise if a resume names another task than the stored one.
 
     Raises:
         InvalidArgumentError: it names the first field that differs.

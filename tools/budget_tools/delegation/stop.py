@@ -1,7 +1,7 @@
-"""Stopping a delegation from outside without losing its money.
+"""Stop requests from outside, which end a delegation without losing its money.
 
-The reservation around a turn is shielded from every cancellation, because leaving it early would hand spent money back.
-What may be interrupted inside it, says so.
+The reservation around a turn is shielded from every cancellation, because leaving it early would release spent money.
+The places inside it that may be interrupted are marked.
 """
 
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ import anyio
 
 
 class Stop:
-    """A request to stop, and the places that heed it."""
+    """A request to stop, and the places that obey it."""
 
     def __init__(self) -> None:
         self._is_requested = False
         self._scopes: set[anyio.CancelScope] = set()
 
     def is_requested(self) -> bool:
-        """Whether a stop was requested; it may be at any ``await``."""
+        """Return whether a stop was requested; it may be at any ``await``."""
         return self._is_requested
 
     def request(self) -> None:

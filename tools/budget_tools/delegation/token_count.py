@@ -22,17 +22,17 @@ class TokenCount:
     """The tokens of a prompt as the endpoint counts them."""
 
     tokens: int | None
-    """``None`` if it does not count, or its count cannot be true."""
+    """``None`` if the endpoint does not count, or its count cannot be true."""
     warning: str = ""
-    """One sentence, when a count cannot be true; once for each endpoint, since it is not asked again."""
+    """One sentence, if a count cannot be true; once for each endpoint, since it is not asked again."""
 
 
 async def count_tokens(claude: Claude, request: Mapping[str, Any], *, no_fewer_than: int = 0) -> TokenCount:
-    """Ask the endpoint how long a prompt is, free of charge, and check its answer.
+    """Ask the endpoint for the length of a prompt, free of charge, and check its answer.
 
     Args:
         claude: the endpoint.
-        request: body of POST /v1/messages; what the count does not depend on is left out.
+        request: body of POST /v1/messages; fields that the count does not depend on are left out.
         no_fewer_than: tokens that the prompt is known to have.
 
     Raises:

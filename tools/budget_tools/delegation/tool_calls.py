@@ -1,7 +1,7 @@
-"""The tool calls of a turn: all that Claude asked for run side by side, and those that have a price are paid for.
+"""Tool calls of a turn: all that Claude asked for run side by side, and those that have a price are paid for.
 
-A priced call is reserved as ``tool.call`` before it runs and committed after, by the rules of ``spending.py``. It costs
-its price whether or not it succeeds, and also where it was cut off: the tool may have done its work.
+A priced call is reserved as ``tool.call`` before it runs and committed after, by the rules of ``reserver.py``. It costs
+its price whether or not it succeeds, even if it was cut off: the tool may have done its work.
 """
 
 import asyncio
@@ -26,18 +26,18 @@ from budget_tools.spends.responses import Denial
 from budget_tools.subagent_tools.toolbox import SubagentTool, ToolOutcome, failed
 
 _Called = tuple[ToolOutcome, Money | None, Money | None]
-"""What came of a call, what it was charged, and what the budget could not cover."""
+"""The outcome of a call, what it was charged, and what the budget could not cover."""
 
 _CUT_OFF = "This call was cut off when the delegation was stopped; whether it took effect is not known."
 
 
 class ToolCaller:
-    """Calls the tools of one delegation.
+    """Caller of the tools of one delegation.
 
     Args:
         tools: what may be used, by name.
         spender: pays for calls that have a price.
-        log: keeps what came of them.
+        log: keeps the outcomes.
         subject: whose budget pays.
         stop: cuts off what runs.
     """
@@ -63,9 +63,9 @@ class ToolCaller:
         """Run all calls of a turn side by side, and write their results down in the order asked.
 
         Returns:
-            The message that answers Claude, and what came of each call in that order; ``None`` if it was cut off.
+            The message that answers Claude, and the outcome of each call in that order; ``None`` if it was cut off.
         """
-        # By their place: nothing that an endpoint says of them is sure to tell two calls apart.
+        # By position: ids and names from an endpoint may not tell two calls apart.
         outcomes: list[ToolOutcome | None] = [None] * len(uses)
         records: list[ToolCallRecord | None] = [None] * len(uses)
 
@@ -133,7 +133,7 @@ class ToolCaller:
                 with self._stop.interruptible():
                     outcome = await self._run(tool, tool_use)
             except asyncio.CancelledError:
-                # Past every shield: the event loop itself is ending, and what was called may have been done.
+                # Past every shield: the event loop itself is ending, and the called tool may have done its work.
                 self._stop.request()
             if outcome is not None and not outcome.was_called:
                 raise NotSpentError

@@ -1,7 +1,7 @@
-"""One turn: reserve its bound, call Claude, write down what came of it, commit what was used.
+"""One turn: reserve its bound, call Claude, write down the result, commit what was used.
 
-What its reservation becomes when things go wrong stands in ``spends/reserver.py``; what a turn cost is decided in
-``pricing/evidence.py``: exactly, at its bound, or nothing. What cost nothing is tried again while it may pass.
+``spends/reserver.py`` decides what its reservation becomes when things go wrong; ``pricing/evidence.py`` decides what a
+turn cost: exactly, at its bound, or nothing. An attempt that cost nothing is repeated while it may succeed.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 MAX_ATTEMPTS = 4
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_WAIT_SECONDS = 30.0
-"""Longest wait between attempts; an API that asks for more is answered by stopping."""
+"""Longest wait between attempts; if the API asks for more, the turn stops."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,9 +46,9 @@ class Prepared:
     request: Mapping[str, Any]
     """Body of POST /v1/messages, ``max_tokens`` included."""
     rebuilt: Sequence[Message] = ()
-    """The conversation so far, where it was told anew for another model."""
+    """The conversation so far, if it was rebuilt for another model."""
     notices: Sequence[Message] = ()
-    """What the sub-agent is told in this turn, beside the conversation so far."""
+    """What the sub-agent is told in this turn, besides the conversation so far."""
     is_last: bool = False
     """Whether the sub-agent was told that this is its last turn."""
 
@@ -59,13 +59,13 @@ class TurnPlan:
 
     order: SpendRequest
     prepare: Callable[[Allowance], Prepared | Failure]
-    """Builds the request once the caps are known; a failure where they allow none."""
+    """Builds the request once the caps are known; returns a failure if they allow none."""
     warnings: Sequence[str] = ()
-    """What the caller is told beside the answer, because of what led to this turn."""
+    """What the caller is told besides the answer, because of what led to this turn."""
 
     @property
     def number(self) -> int:
-        """Counts the turns of the delegation."""
+        """Number of the turn within the delegation."""
         return self.order.turn
 
     @property
@@ -76,7 +76,7 @@ class TurnPlan:
 
 @dataclass(kw_only=True, slots=True)
 class TurnResult:
-    """How a turn ended: with a reply, a denial, a failure, or none of them when it was stopped."""
+    """The end of a turn: a reply, a denial, a failure, or none of them if it was stopped."""
 
     record: TurnRecord
     reply: Reply | None = None
@@ -85,21 +85,21 @@ class TurnResult:
     allowance: Allowance = NO_CAPS
     prepared: Prepared = field(default_factory=lambda: Prepared(request={}))
     messages: Sequence[Message] = ()
-    """What it adds to the conversation."""
+    """Messages that it adds to the conversation."""
     remaining: int | None = None
-    """What remains of the tightest budget after it, unless others spent meanwhile; ``None`` where it is not known."""
+    """What remains of the tightest budget after it, unless others spent meanwhile; ``None`` if it is not known."""
 
 
 class TurnTaker:
-    """Takes the turns of one delegation.
+    """Taker of the turns of one delegation.
 
     Args:
         claude: the gated client.
         prices: the prices in force.
         spender: reserves and settles.
-        log: is written before anything matters.
-        stop: heeded at every wait for Claude.
-        tell: hears what the turn waits for.
+        log: is written before anything takes effect.
+        stop: obeyed at every wait for Claude.
+        tell: called with what the turn waits for.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class TurnTaker:
         self._tell = tell
 
     async def take(self, plan: TurnPlan) -> TurnResult:
-        """Take one turn; its reservation is settled when this returns, unless the authority is away (then journaled).
+        """Take one turn; its reservation is settled on return, unless the authority is unavailable (then journaled).
 
         Raises:
             AuthorityError: the reserve failed for another reason than budget; nothing was sent.
@@ -156,7 +156,7 @@ class TurnTaker:
             logger.error("Turn %s was not written down: %s", record.number, exc.message)  # noqa: TRY400 - one sentence
 
     async def _under(self, lease: Lease, plan: TurnPlan, result: TurnResult) -> None:
-        """Call Claude under a held reservation, and settle it."""
+        """Call Claude under a live reservation, and settle it."""
         record = result.record
         record.reservation_id = lease.reservation_id
         record.decision = lease.decision
@@ -188,7 +188,7 @@ class TurnTaker:
             logger.error("Turn %s was not written down: %s", plan.number, exc.message)  # noqa: TRY400 - one sentence
 
     async def _note(self, result: TurnResult, prepared: Prepared, reservation_id: str, charged: int) -> None:
-        """Write down what came of it before it is committed: a crash in between settles it exactly."""
+        """Write the result down before it is committed: a crash in between settles it exactly."""
         reply = result.reply
         words = None if reply is None else said(reply)
         result.messages = [*prepared.notices, words] if words is not None else []
@@ -203,13 +203,13 @@ class TurnTaker:
     async def _call(
         self, plan: TurnPlan, request: Mapping[str, Any], lease: Lease, result: TurnResult
     ) -> tuple[Reply | Failure | None, Verdict]:
-        """Call Claude as often as it is surely not billed and may pass.
+        """Call Claude, and again as long as the attempt was surely not billed and may succeed.
 
         Returns:
-            What came of it, ``None`` if it was stopped after the request left; and what it cost.
+            The result, ``None`` if it was stopped after the request left; and what it cost.
 
         Raises:
-            NotSpentError: nothing was sent, or what was sent was refused unbilled.
+            NotSpentError: nothing was sent, or the request was refused unbilled.
         """
         for attempt in range(1, MAX_ATTEMPTS + 1):
             if self._stop.is_requested():
@@ -235,7 +235,7 @@ class TurnTaker:
         raise AssertionError("the last attempt either returned or raised")
 
     def _verdict_on(self, outcome: Reply | Failure | None, request: Mapping[str, Any], plan: TurnPlan) -> Verdict:
-        """Decide what an attempt cost; a fault of ours in it makes the cost unknown, and nothing else."""
+        """Return what an attempt cost; a fault of ours in judging it only makes the cost unknown."""
         try:
             return verdict_on(outcome, request, asked_model=plan.model, prices=self._prices)
         except Exception:
@@ -243,7 +243,7 @@ class TurnTaker:
             return Verdict(basis="unknown", reason="This server failed while it judged what the answer cost.")
 
     async def _attempt(self, ticket: Ticket, request: Mapping[str, Any]) -> Reply | Failure | None:
-        """Make one attempt; nothing that breaks after the request left may leave the reservation as an exception."""
+        """Make one attempt; no error after the request left may leave the reservation as an exception."""
         outcome: Reply | Failure | None = None
         try:
             with self._stop.interruptible():
@@ -261,7 +261,7 @@ class TurnTaker:
         return outcome
 
     def _describe(self, record: TurnRecord, outcome: Reply | Failure | None, verdict: Verdict) -> None:
-        """Fill in how the turn ended, and what is to be said of its cost."""
+        """Fill in how the turn ended, and the sentences on its cost."""
         if isinstance(outcome, Reply):
             record.stop_reason = outcome.stop_reason or ""
         record.charged_because = verdict.reason

@@ -1,4 +1,4 @@
-"""What a turn cost: how it went, told as evidence to the one table that decides (``pricing.evidence``)."""
+"""The cost of a turn: its course, given as evidence to the one table that decides (``pricing.evidence``)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,10 +12,10 @@ from budget_tools.pricing.evidence import Evidence, Report, Verdict, judge
 def verdict_on(
     outcome: Reply | Failure | None, request: Mapping[str, Any], *, asked_model: str, prices: PriceBook
 ) -> Verdict:
-    """Decide what a turn cost.
+    """Return what a turn cost.
 
     Args:
-        outcome: what came of its request; ``None`` if it was stopped after it left.
+        outcome: the result of its request; ``None`` if it was stopped after it left.
         request: the body of POST /v1/messages.
         asked_model: the model by whose prices it was bounded.
         prices: the prices in force.

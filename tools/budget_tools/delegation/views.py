@@ -1,4 +1,4 @@
-"""A delegation as a caller sees it: one that runs here, or one that the store has, whichever process runs it."""
+"""Delegations as a caller sees them, whether they run here or are read from the store."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
@@ -11,7 +11,7 @@ from budget_tools.delegation.result_warnings import warnings_of
 from budget_tools.delegation.store import Outcome, Stored
 
 POLL_SECONDS = 0.5
-"""How often a delegation of another process is looked at."""
+"""How often a delegation of another process is read."""
 
 
 class DelegationView(Protocol):
@@ -19,7 +19,7 @@ class DelegationView(Protocol):
 
     @property
     def id(self) -> str:
-        """Its name."""
+        """Its id."""
 
     @property
     def task(self) -> Task:
@@ -39,7 +39,7 @@ class DelegationView(Protocol):
 
     @property
     def warnings(self) -> Sequence[str]:
-        """What its caller should know beside the answer."""
+        """What its caller should know besides the answer."""
 
     @property
     def spent_microcents(self) -> int:
@@ -59,7 +59,7 @@ class DelegationView(Protocol):
 
     @property
     def steps(self) -> int:
-        """How often ``doing`` was told anew."""
+        """How often ``doing`` was reported."""
 
     async def next_change(self) -> None:
         """Wait until something may have changed."""
@@ -76,7 +76,7 @@ class Kept:
 
     @property
     def id(self) -> str:
-        """Its name."""
+        """Its id."""
         return self._stored.delegation_id
 
     @property
@@ -104,7 +104,7 @@ class Kept:
 
     @property
     def warnings(self) -> Sequence[str]:
-        """What its caller should know beside the answer."""
+        """What its caller should know besides the answer."""
         return warnings_of(self._stored.turns)
 
     @property
@@ -123,7 +123,7 @@ class Kept:
         return self._stored.status if self.outcome else f"turn {len(self.turns) + 1}, in another process"
 
     async def next_change(self) -> None:
-        """Wait a little and look again; returns at once when nothing will change."""
+        """Wait a little and read it again; return at once if nothing will change."""
         if self.outcome is None:
             await anyio.sleep(POLL_SECONDS)
             self._stored = await self._look(self._stored)

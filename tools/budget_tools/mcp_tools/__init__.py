@@ -1,1 +1,1 @@
-"""The MCP tools, one module each, and what they share."""
+"""The MCP tools, one module each, and their shared parts."""

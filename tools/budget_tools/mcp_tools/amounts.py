@@ -1,4 +1,4 @@
-"""The ways to say an amount: dollars, a count of a protocol unit, or a model with its tokens. Exactly one of them."""
+"""Amounts as calls state them: dollars, a count of a protocol unit, or a model with its tokens. Exactly one of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ UsageArgument = Annotated[
     Field(description="As reported; of several: a list, or a sum with calls."),
     WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "array"}]}),
 ]
-"""A tool argument for what calls used, in any shape that ``read_usage`` knows."""
+"""A tool argument for usage of calls, in any shape that ``read_usage`` knows."""
 
 CallsArgument = Annotated[int | None, Field(strict=True, ge=1), WithJsonSchema({"type": "integer"})]
-"""A tool argument for how many calls one usage object sums up; what it means is said beside ``usage``."""
+"""A tool argument for the number of calls that one usage object sums up; its meaning is described beside ``usage``."""
 
 _WAY_OUT = "give what was billed as usd instead, or leave out a field that costs nothing"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PricedAmount:
-    """An amount in a unit; if usage gave it, also whose prices, what was read of the usage, and what to say of it."""
+    """An amount in a unit; if computed from usage, also the source of its prices, the usage, and warnings."""
 
     unit: str
     amount: int
@@ -37,21 +37,21 @@ class PricedAmount:
     warnings: tuple[str, ...] = ()
 
     def wire(self) -> dict[str, object]:
-        """Give the protocol's Amount."""
+        """Return the protocol's Amount."""
         return {"unit": self.unit, "amount": self.amount}
 
 
 def stated_amount(
     *, usd: int | None, amount: int | None, unit: str, by_model: bool, model_words: str
 ) -> PricedAmount | None:
-    """Read the amount a call states itself, or ``None`` where a model and its tokens say it.
+    """Return the amount that a call states itself, or ``None`` if a model and its tokens state it.
 
     Args:
         usd: dollars, already in microcents.
         amount: a count of ``unit``.
         unit: the protocol unit of ``amount``; empty means microcents.
         by_model: whether the call gave any of the arguments that price a model.
-        model_words: what those arguments are called, for the error.
+        model_words: the names of those arguments, for the error.
 
     Raises:
         InvalidArgumentError: none of the ways was used, or more than one.
@@ -76,7 +76,7 @@ def stated_amount(
 def spent_amount(
     prices: PriceBook, *, usd: int | None, amount: int | None, unit: str, model: str, usage: object, calls: int | None
 ) -> PricedAmount:
-    """Read what was spent: an amount, or a model with the usage that its answer reported, priced here.
+    """Return what was spent: an amount, or a model with the usage that its answer reported, priced here.
 
     Raises:
         InvalidArgumentError: none of the ways was used, more than one, or one of them in part.
@@ -107,7 +107,7 @@ def spent_amount(
 
 
 def metrics_of(model: str, reported: ReportedUsage | None) -> dict[str, object]:
-    """Give the protocol's metrics of a usage report (Cycles v0, StandardMetrics)."""
+    """Return the protocol's metrics of a usage report (Cycles v0, StandardMetrics)."""
     if reported is None:
         return {}
     return {
@@ -118,11 +118,11 @@ def metrics_of(model: str, reported: ReportedUsage | None) -> dict[str, object]:
 
 
 def require_one_way(what: str, ways: Mapping[str, bool]) -> None:
-    """Refuse a call that says one thing in no way, or in several that could contradict each other.
+    """Check that a call states one thing in exactly one way: several could contradict each other.
 
     Args:
         what: the thing, as in ``"the amount"``.
-        ways: whether the call used each of the ways to say it.
+        ways: whether the call used each of the ways to state it.
 
     Raises:
         InvalidArgumentError: names the ways, and which were used.

@@ -1,4 +1,4 @@
-"""How a tool answers: a structured result for programs, and the same facts in a short text for a model to read."""
+"""Answers of tools: a structured result for programs, and the same facts in a short text for a model to read."""
 
 from datetime import UTC, datetime
 
@@ -9,10 +9,10 @@ from budget_tools.core.errors import BudgetError
 
 
 def answer(result: BaseModel, text: str) -> CallToolResult:
-    """Answer with a result and its text.
+    """Return an answer with a result and its text.
 
-    Some hosts show their model only the structured result, others only the text: both must say what it needs. What is
-    ``None`` is left out.
+    Some hosts show their model only the structured result, others only the text: both must hold everything needed.
+    Fields that are ``None`` are left out.
     """
     return CallToolResult(
         content=[TextContent(type="text", text=text)],
@@ -21,12 +21,12 @@ def answer(result: BaseModel, text: str) -> CallToolResult:
 
 
 def moment(at_ms: int) -> str:
-    """Show an instant, given in milliseconds since 1970, as ISO 8601 in UTC."""
+    """Format an instant, given in milliseconds since 1970, as ISO 8601 in UTC."""
     return datetime.fromtimestamp(at_ms / 1_000, UTC).isoformat(timespec="seconds")
 
 
 def failure(error: BudgetError) -> CallToolResult:
-    """Answer with an error: a stable code and one sentence."""
+    """Return an error as an answer: a stable code and one sentence."""
     return CallToolResult(
         content=[TextContent(type="text", text=f"{error.code}: {error.message}")],
         structured_content={"code": error.code, "message": error.message},

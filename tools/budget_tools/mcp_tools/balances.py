@@ -1,4 +1,4 @@
-"""Balances as tools show them, and the warnings that go with them: whole numbers only, no float is near."""
+"""Balances as tools show them, and their warnings: whole numbers only, no floats."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,11 +8,11 @@ from pydantic import BaseModel, Field
 from budget_tools.core.money import USD_MICROCENTS, Money, format_usd
 
 MARKS_PERCENT = (95, 80, 50)
-"""A budget of which so much is used is warned of, with the highest it has reached, in every answer that moves it."""
+"""Shares of use at which every answer that changes a budget warns of it, with the highest one reached."""
 
 
 class Balance(BaseModel):
-    """One budget as it stands: remaining = allocated - spent - reserved - debt."""
+    """One budget in its current state: remaining = allocated - spent - reserved - debt."""
 
     scope: str
     unit: str
@@ -25,11 +25,11 @@ class Balance(BaseModel):
     uncovered: Money | None = Field(None, description="Spent, charged to no budget; until a person clears it.")
     is_over_limit: bool = False
     period: str = ""
-    """``day``, ``week`` or ``month``; empty where it never starts anew, or nobody says."""
+    """``day``, ``week`` or ``month``; empty if the budget never starts again, or its period is not known."""
 
     @classmethod
     def read(cls, row: Mapping[str, Any], period: str = "") -> "Balance":
-        """Read a protocol Balance, whose field ``scope`` is only the last segment of the path."""
+        """Convert a protocol Balance, whose field ``scope`` is only the last segment of the path."""
         unit = row["remaining"]["unit"]
         amounts = {name: amount_in(row, name) for name in ("allocated", "reserved", "spent")}
         debt, overdraft_limit = amount_in(row, "debt"), amount_in(row, "overdraft_limit")
@@ -58,15 +58,15 @@ class Balance(BaseModel):
 
 
 def amount_in(row: Mapping[str, Any], name: str) -> int:
-    """Read an amount of a protocol Balance; one that it leaves out is 0 (Cycles v0, Balance)."""
+    """Return an amount of a protocol Balance; a missing one is 0 (Cycles v0, Balance)."""
     return int((row.get(name) or {}).get("amount", 0))
 
 
 def usage_warnings(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Warn of the budgets, given as protocol Balances, that have reached a mark, the fullest first.
+    """Return warnings of the budgets, given as protocol Balances, that have reached a mark, the fullest first.
 
-    What is held counts as used: it may be spent at any moment. What a budget could not cover is warned of until a
-    person clears it.
+    Held amounts count as used: they may be spent at any moment. An amount that a budget could not cover is warned of
+    until a person clears it.
     """
     rows = list(rows)
     found: list[tuple[int, str]] = []
@@ -98,12 +98,12 @@ def uncovered_of(actual: int, charged: int, unit: str) -> Money | None:
 
 
 def uncovered_hint(uncovered: Money | None) -> str:
-    """Say that a budget could not cover all of what was spent; nothing if it could."""
+    """Return the sentence that a budget could not cover all of what was spent; ``""`` if it could."""
     if uncovered is None:
         return ""
     return f"The budget could not cover {uncovered} of it: it is over its limit until a person funds it."
 
 
 def in_words(warnings: Sequence[str]) -> str:
-    """Put warnings at the end of a text."""
+    """Return warnings as the end of a text."""
     return "".join(f" Warning: {each}." for each in warnings)

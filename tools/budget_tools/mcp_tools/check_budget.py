@@ -30,7 +30,7 @@ async def check_budget(ctx: ToolContext, subject: WhoseBudget = None) -> Annotat
 
 
 async def look(kit: Toolkit, subject: Subject) -> CheckBudgetResult:
-    """Ask how the budgets of a subject stand.
+    """Return the budgets of a subject as they are now.
 
     Raises:
         AuthorityError: the balances cannot be read.

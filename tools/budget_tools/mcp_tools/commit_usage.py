@@ -17,12 +17,12 @@ from budget_tools.spends.responses import balances_in, body_of, tightest
 
 
 class CommitUsageResult(BaseModel):
-    """What the reservation was settled with."""
+    """The settled reservation and its charge."""
 
     status: Literal["COMMITTED", "BOOKED"] = Field(description="BOOKED: it had expired; booked as an event instead.")
     charged: Money
     uncovered: Money | None = None
-    """Spent beside it, which the budget could not cover."""
+    """Cost beyond the charge, which the budget could not cover."""
     released: Money | None = Field(None, description="What went back, where less was used than reserved.")
     remaining: Money | None = Field(None, description="What can still be reserved.")
     price_source: str = Field("", description="Whose prices, where usage was priced here.")
@@ -83,7 +83,7 @@ async def commit_usage(
 
 
 async def _excess(kit: Toolkit, reservation_id: str, actual: PricedAmount) -> list[str]:
-    """Warn of a commit above its reservation, if the authority still shows what was reserved."""
+    """Return a warning of a commit above its reservation, if the authority still shows what was reserved."""
     body: object = (await kit.cycles.get_reservation(reservation_id)).body
     reserved = body.get("reserved") if isinstance(body, dict) else None
     if not reserved or int(reserved["amount"]) >= actual.amount:

@@ -1,7 +1,7 @@
-"""A person confirms a delegation that may cost much, before anything is reserved, stored or sent.
+"""Consent of a person to a delegation that may cost much, before anything is reserved, stored or sent.
 
-The question goes through the host, in whichever way its generation of MCP has (elicitation); the model neither sees it
-nor can answer it. Nobody is asked for a sub-agent: what it may spend is within what was confirmed.
+The question goes through the host, in the form of its version of MCP (elicitation); the model neither sees it nor can
+answer it. A sub-agent's delegations are not asked about: what it may spend is within what was confirmed.
 """
 
 from collections.abc import Mapping
@@ -37,10 +37,10 @@ async def ask_to_spend(
     idempotency_key: str,
     more: Annotated[ElicitationResult[NewBudget], Resolve(ask_to_fund)],
 ) -> GoAhead | Elicit[GoAhead]:
-    """Give the go-ahead where nobody need be asked, else the question; it may be called more than once for one call.
+    """Return the go-ahead if no consent is needed, else the question; it may be called more than once for one call.
 
     Raises:
-        InvalidArgumentError: ``CONFIRMATION_NEEDED``: this host cannot ask anybody; nothing was started.
+        InvalidArgumentError: ``CONFIRMATION_NEEDED``: this host cannot ask a person; nothing was started.
     """
     kit = toolkit_of(ctx)
     threshold = kit.confirm_above_microcents
@@ -65,7 +65,7 @@ async def ask_to_spend(
 
 
 def refuse_unless_confirmed(answered: ElicitationResult[GoAhead]) -> None:
-    """Respect what a person answered.
+    """Raise unless the person agreed.
 
     Raises:
         InvalidArgumentError: ``DECLINED``; nothing was started.
@@ -82,9 +82,9 @@ def refuse_unless_confirmed(answered: ElicitationResult[GoAhead]) -> None:
 async def _worst_case(
     kit: Toolkit, budget_usd: int | None, resume: str, subject: WhoseBudget, raised_to: int | None
 ) -> int:
-    """Give the most that a delegation may newly spend, in microcents: its own limit, or what is left of its budget.
+    """Return the most that a delegation may newly spend, in microcents: its own limit, or what is left of its budget.
 
-    Where a person has just agreed to raise the budget, that counts as done.
+    If a person has just agreed to raise the budget, the raise is included.
 
     Raises:
         AuthorityError: the balances cannot be read.
@@ -105,7 +105,7 @@ async def _worst_case(
 
 
 def _left(balance: Mapping[str, Any], raised_to: int | None) -> int:
-    """Give what is left of a budget; where it is the root one, once that is raised."""
+    """Return what is left of a budget; for the root budget, of the raised one."""
     left = int(balance["remaining"]["amount"])
     if raised_to is not None and "/" not in balance["scope_path"]:
         left += max(raised_to - int(balance["allocated"]["amount"]), 0)

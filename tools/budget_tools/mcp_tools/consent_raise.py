@@ -1,8 +1,8 @@
-"""A person raises the budget of this machine's ledger, where a call would otherwise be denied for want of it.
+"""Consent of a person to a higher budget of this machine's ledger, if a call would otherwise be denied for lack of it.
 
 They are asked through the host (elicitation), for a whole new amount, never for one to add: however often a question
-and its answer are repeated, the budget is what the person read. The model neither sees the question nor can answer it,
-and nobody is asked for a sub-agent, nor for a client with a token.
+and its answer are repeated, the budget is what the person read. The model neither sees the question nor can answer it.
+Sub-agents and clients with a token do not cause questions.
 """
 
 from mcp.server.elicitation import ElicitationResult
@@ -19,20 +19,20 @@ NOT_RAISED = "A person was asked to raise the budget and did not: do not ask for
 
 
 class NewBudget(BaseModel):
-    """What a person answers; empty where nobody was asked."""
+    """A person's answer; empty if they were not asked."""
 
     raise_to_usd: str = ""
 
 
 def raising_with_a_person(ctx: ToolContext) -> Raising | None:
-    """Give the budget that a person may be asked to raise; ``None`` where there is none, or nobody to ask."""
+    """Return the budget that a person may be asked to raise; ``None`` without such a budget or person."""
     return None if parent_of(ctx) or not can_ask_a_person(ctx) else toolkit_of(ctx).raising
 
 
 async def ask_for_more(
     raising: Raising, spender: Subject, want: Want, idempotency_key: str = ""
 ) -> NewBudget | Elicit[NewBudget]:
-    """Ask a person for a higher budget where this one would be the reason for a denial; nothing is changed yet."""
+    """Return the question for a higher budget if this one would be the reason for a denial; nothing is changed yet."""
     short = await raising.shortfall(spender, want, idempotency_key)
     if short is None:
         return NewBudget()
@@ -42,7 +42,7 @@ async def ask_for_more(
     return Elicit(
         f"{want.who} needs ${format_usd(want.microcents)}, but of the budget of ${budget}{period} only "
         f"${left} is left. Raise the budget to ${new_budget}{period}?",
-        # A new model for each question: what a host does not fill in is what this question says.
+        # A new model for each question: the host's defaults for empty fields are those of this question.
         create_model(
             "NewBudget",
             __base__=NewBudget,
@@ -55,7 +55,7 @@ async def ask_for_more(
 
 
 def agreed_microcents(kit: Toolkit, answered: ElicitationResult[NewBudget]) -> int | None:
-    """Give the new budget that a person agreed to; ``None`` where nobody was asked, or they did not.
+    """Return the new budget that a person agreed to; ``None`` if they were not asked, or did not agree.
 
     Raises:
         InvalidArgumentError: they named no amount of dollars, or one that is too high.
@@ -76,7 +76,7 @@ def agreed_microcents(kit: Toolkit, answered: ElicitationResult[NewBudget]) -> i
 
 
 async def raise_as_agreed(kit: Toolkit, answered: ElicitationResult[NewBudget]) -> str:
-    """Do what a person answered, and say in a sentence what that was; empty where nobody was asked.
+    """Raise the budget as a person answered, and return a sentence about it; empty if they were not asked.
 
     Raises:
         InvalidArgumentError: they named no amount of dollars, or one that is too high; nothing was changed.

@@ -1,7 +1,7 @@
-"""What a delegation lacks where its budget does not bear the next turn, for a person to be asked (``raising.py``).
+"""The shortfall of a delegation whose budget does not cover the next turn: asked of a person in ``consent_raise``.
 
-A delegation makes do with what is left for as long as it can, and nobody is asked meanwhile. So they are asked before
-a first turn that could not even be short, and when one is resumed that its budget ended.
+A delegation makes do with what is left for as long as it can, without questions meanwhile. So a person is asked before
+a first turn for which not even a short answer fits, and on resuming a delegation that ended for lack of budget.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ async def ask_to_fund(
     subject: WhoseBudget,
     idempotency_key: str,
 ) -> NewBudget | Elicit[NewBudget]:
-    """Have a person asked for a higher budget: where it does not bear a short first turn, or what a resumed one lacks.
+    """Return the question for a higher budget, if it does not cover a short first turn, or the turn after a resume.
 
     It may be called more than once for one call.
 
@@ -65,7 +65,7 @@ async def ask_to_fund(
 def _first_turn(
     prices: "PriceBook", models: Sequence[str], prompt: Mapping[str, Any], max_output_tokens: int
 ) -> tuple[int, int]:
-    """Give what the first turn of a delegation needs at worst, and with what a short one makes do, in microcents."""
+    """Return what the first turn of a delegation needs at worst, and what suffices for a short one, in microcents."""
     from budget_tools.delegation.policy import MIN_OUTPUT_TOKENS  # here: with the prices, which few starts need
 
     most_tokens, likely_tokens = most_input_tokens(prompt), likely_input_tokens(prompt)
@@ -77,7 +77,7 @@ def _first_turn(
 
 
 def _next_turn(prices: "PriceBook", before: "DelegationView", budget_microcents: int | None) -> Want | None:
-    """Say what the next turn of a delegation needs that its budget ended; ``None`` where it was not that."""
+    """Return what the next turn of a delegation needs; ``None`` if it did not end for lack of budget."""
     if before.outcome is None or before.outcome.status != "budget_exhausted":
         return None
     from budget_tools.delegation.policy import LANDING_INPUT_TOKENS
@@ -97,5 +97,5 @@ def _next_turn(prices: "PriceBook", before: "DelegationView", budget_microcents:
 
 
 def _action(model: str) -> Mapping[str, str]:
-    """Give the action of a turn's reservation."""
+    """Return the action of a turn's reservation."""
     return {"kind": "llm.completion", "name": model}

@@ -51,7 +51,7 @@ MAX_RESULT_CHARACTERS = 400_000
 
 
 class DelegationResult(BaseModel):
-    """How a delegation stands: what was answered, and what every turn reserved and was charged."""
+    """The state of a delegation: its answer, and what every turn reserved and was charged."""
 
     delegation_id: str
     status: Status
@@ -60,7 +60,7 @@ class DelegationResult(BaseModel):
     turns: list[TurnRecord] = []
     spent: Money
     uncovered: Money | None = None
-    """What it cost beside that, which the budget could not cover."""
+    """Cost beyond the charge, which the budget could not cover."""
     spent_by_nested: Money | None = Field(None, description="Beside it: what delegations of its sub-agent cost.")
     remaining: Money | None = None
     warnings: list[str] = []
@@ -155,14 +155,14 @@ async def delegate_to_claude(
 
 
 async def _wait_for(ctx: ToolContext, kit: Toolkit, delegation: "DelegationView", wait_seconds: float) -> None:
-    """Follow a delegation; where the host gives up on its last call that waits, it is stopped or goes on, as set up."""
+    """Follow a delegation; if its last waiting call is given up by its host, it stops or continues, as configured."""
     with kit.delegations.following(delegation.id) as others:
         try:
             await follow(ctx, delegation, wait_seconds)
         except anyio.get_cancelled_exc_class():
             if kit.detaches or others():
                 raise
-            # Nobody would read the rest: stop spending, and settle what is in flight.
+            # The answer would not be read: stop spending, and settle what is in flight.
             with anyio.move_on_after(SETTLE_SECONDS, shield=True):
                 await kit.delegations.cancel(kit.subject.tenant, delegation.id)
                 while delegation.outcome is None:
@@ -171,7 +171,7 @@ async def _wait_for(ctx: ToolContext, kit: Toolkit, delegation: "DelegationView"
 
 
 async def follow(ctx: ToolContext, delegation: "DelegationView", wait_seconds: float) -> None:
-    """Wait for a delegation, for so long at most, and report its progress to the host meanwhile."""
+    """Wait for a delegation, at most for so long, and report its progress to the host meanwhile."""
     with anyio.move_on_after(wait_seconds):
         while delegation.outcome is None:
             await ctx.report_progress(delegation.steps, message=delegation.doing)
@@ -182,7 +182,7 @@ async def follow(ctx: ToolContext, delegation: "DelegationView", wait_seconds: f
 
 
 async def warnings_for(kit: Toolkit, delegation: "DelegationView") -> list[str]:
-    """Warn of the budgets that a delegation draws on; its answer is not lost where they cannot be read."""
+    """Return warnings of the budgets that a delegation draws on; its answer is not lost if they cannot be read."""
     subject = delegation.task.subject
     with anyio.move_on_after(WARNING_SECONDS), suppress(AuthorityError):
         return usage_warnings(subject.own_balances(await all_balances(kit.cycles, subject.tenant), USD_MICROCENTS))
@@ -192,7 +192,7 @@ async def warnings_for(kit: Toolkit, delegation: "DelegationView") -> list[str]:
 def describe(
     delegation: "DelegationView", idempotency_key: str = "", *, warnings: Sequence[str] = ()
 ) -> DelegationResult:
-    """Give the result of a delegation as it stands."""
+    """Return the result of a delegation in its current state."""
     outcome = delegation.outcome
     told = dict.fromkeys([*delegation.warnings, *warnings])
     goes_on = f"It goes on: {delegation.doing}. Wait for it with delegation_status."
@@ -217,7 +217,7 @@ def describe(
 
 
 def show(result: DelegationResult) -> str:
-    """Put a result into a short text."""
+    """Format a result as a short text."""
     left = f", {result.remaining} remains" if result.remaining is not None else ""
     turns = f"{len(result.turns)} turn{'' if len(result.turns) == 1 else 's'}"
     missing = f", {result.uncovered} not covered" if result.uncovered is not None else ""

@@ -19,7 +19,7 @@ from budget_tools.mcp_tools.registration import make_tool
 from budget_tools.mcp_tools.toolkit import ToolContext, toolkit_of
 
 CANCEL_SECONDS = 3.0
-"""How long a cancel waits at least for its effect: another process hears of it within a second."""
+"""How long a cancel waits at least for its effect: another process notices it within a second."""
 
 
 async def delegation_status(

@@ -1,4 +1,4 @@
-"""The tool ``estimate_cost``: what a call would cost, and whether the budget bears it."""
+"""The tool ``estimate_cost``: what a call would cost, and whether the budget covers it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -32,7 +32,7 @@ MAX_MODELS = 32
 MAX_TURNS = 1_000
 MAX_OUTPUT_TOKENS = 1_000_000
 EXPECTED_OUTPUT_SHARE = 4
-"""Where the caller does not say, an answer is taken to use a quarter of its limit: an assumption, not a measurement."""
+"""Divisor of the output limit that an answer is assumed to use if the caller does not say: assumed, not measured."""
 
 TokenSource = Literal["given", "counted", "estimated"]
 
@@ -44,7 +44,7 @@ _UNSEEN_DEFINITIONS = "the API's own definition of a client tool among them is n
 
 
 class ModelEstimate(BaseModel):
-    """What one model would cost."""
+    """The estimate for one model."""
 
     model: str
     input_tokens: int = Field(description="Of the first turn, as expected.")
@@ -75,11 +75,11 @@ class _Prompt(BaseModel):
     most_tokens: int
     source: TokenSource
     unbounded: str = ""
-    """Why nobody can say how long it is at most, as a clause."""
+    """Why its maximum is not known, as a clause."""
 
 
 class _Call(BaseModel):
-    """What is asked beside the prompt."""
+    """The parts of a question besides the prompt."""
 
     max_output_tokens: int
     expected_output_tokens: int
@@ -116,7 +116,7 @@ async def estimate_cost(
     if input_tokens is None:
         tools = [*(tools or []), *tools_of(stated)]
     elif reason:
-        tools = None  # they are counted with the prompt already, and it is known what they do to its bound
+        tools = None  # the prompt's count includes them already, and their effect on its bound is known
     request = _request(prompt=prompt, messages=messages, input_tokens=input_tokens, system=system, tools=tools)
     if request is not None and stated.get("output_config"):
         request["output_config"] = stated["output_config"]
@@ -163,7 +163,7 @@ def _request(
     system: str | list[dict[str, Any]],
     tools: list[dict[str, Any]] | None,
 ) -> dict[str, Any] | None:
-    """Build the request to be measured, or ``None`` where the caller says its length."""
+    """Build the request to be measured; ``None`` if the caller states its length."""
     require_one_way(
         "the prompt",
         {"prompt": bool(prompt), "messages": messages is not None, "input_tokens": input_tokens is not None},
@@ -185,7 +185,7 @@ def _request(
 
 
 def _check_messages(messages: list[dict[str, Any]]) -> None:
-    """Refuse what the API would refuse before it counts anything.
+    """Check messages by the rules of the API, before anything is counted.
 
     Raises:
         InvalidArgumentError: names the message.
@@ -206,7 +206,7 @@ def _check_messages(messages: list[dict[str, Any]]) -> None:
 
 
 def _without_server_tools(request: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what ``count_tokens`` refuses; how many tokens it has, nobody says."""
+    """Return a request without the parts that ``count_tokens`` refuses; their number of tokens is not known."""
     tools = [tool for tool in request.get("tools", []) if not is_server_tool(tool)]
     rest = {name: value for name, value in request.items() if name != "tools"}
     return {**rest, "tools": tools} if tools else rest
@@ -229,13 +229,13 @@ async def _measure(kit: Toolkit, model: str, request: dict[str, Any] | None, inp
 
 
 async def _counted(kit: Toolkit, request: dict[str, Any]) -> int | None:
-    """Have the API count a prompt; an estimate does without, whatever keeps its requests from there."""
+    """Return the API's count of a prompt; ``None`` if the API cannot be asked for any reason."""
     if not kit.has_claude:
         return None
     try:
         claude = kit.claude
     except ConfigurationError:
-        return None  # said at the start, and by whatever needs the API
+        return None  # reported at startup, and by every tool that needs the API
     return (await count_tokens(claude, request)).tokens
 
 
@@ -247,7 +247,7 @@ def _estimate(prices: PriceBook, model: str, prompt: _Prompt, call: _Call, left:
             model,
             input_tokens=prompt.likely_tokens + turn * call.expected_output_tokens,
             output_tokens=call.expected_output_tokens,
-            # What a turn before has written to the cache, the next ones read.
+            # The next turns read what an earlier turn has written to the cache.
             read_tokens=prompt.likely_tokens + (turn - 1) * call.expected_output_tokens if turn and is_cached else 0,
             options=call.options,
         )
@@ -284,7 +284,7 @@ def _bound(prices: PriceBook, model: str, prompt: _Prompt, call: _Call, turn: in
 
 
 def _affordable_turns(prices: PriceBook, model: str, prompt: _Prompt, call: _Call, left: int) -> int | None:
-    """Count the single calls that fit, or the turns of a loop whose context grows, up to the longest loop."""
+    """Return how many single calls fit, or how many turns of a loop whose context grows, up to the longest loop."""
     first = _bound(prices, model, prompt, call, 0)
     if call.turns == 1:
         return max(left, 0) // first if first else None
@@ -324,7 +324,7 @@ def _worst_case(estimate: ModelEstimate) -> int:
 
 
 def _ways_to_fit(prices: PriceBook, nearest: ModelEstimate, prompt: _Prompt, call: _Call, left: int) -> Iterator[str]:
-    """Name what would fit: a shorter answer or loop of the same model, and the dearest model that is cheap enough."""
+    """Yield what would fit: a shorter answer or loop of the same model, and the dearest model that is cheap enough."""
     if call.turns > 1:
         if nearest.affordable_turns:
             yield f"{nearest.affordable_turns} turns"
@@ -336,7 +336,7 @@ def _ways_to_fit(prices: PriceBook, nearest: ModelEstimate, prompt: _Prompt, cal
             yield f"max_output_tokens of {output_tokens}"
     cheaper: dict[str, int] = {}
     for model in prices.in_service():
-        with suppress(InvalidArgumentError):  # past all amounts, which is no model to advise
+        with suppress(InvalidArgumentError):  # beyond all amounts: not a model to recommend
             worst_case = sum(_bound(prices, model, prompt, call, turn) for turn in range(call.turns))
             if worst_case <= left:
                 cheaper[model] = worst_case

@@ -1,4 +1,4 @@
-"""The tool ``extend_reservation``: hold on to a reservation whose work takes longer."""
+"""The tool ``extend_reservation``: extend a reservation whose work takes longer."""
 
 from typing import Annotated, Literal
 
@@ -17,11 +17,11 @@ MAX_SECONDS = 86_400
 
 
 class ExtendReservationResult(BaseModel):
-    """Until when it is held."""
+    """The new expiry of a reservation."""
 
     status: Literal["ACTIVE"]
     expires_at: str
-    """ISO 8601; unless committed by then, all of it goes back."""
+    """ISO 8601; if it is not committed by then, all of it is released."""
     idempotency_key: str
 
 

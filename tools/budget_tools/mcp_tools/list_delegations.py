@@ -12,7 +12,7 @@ from budget_tools.mcp_tools.registration import make_tool
 from budget_tools.mcp_tools.toolkit import ToolContext, toolkit_of
 
 MAX_TASK_CHARACTERS = 200
-"""How much of a task a list shows."""
+"""Maximum number of characters of a task that a list shows."""
 
 
 class DelegationSummary(BaseModel):
@@ -64,7 +64,7 @@ async def list_delegations(
 
 
 def show(result: DelegationList) -> str:
-    """Put a list into a short text."""
+    """Format a list as a short text."""
     lines = [
         f"{each.delegation_id} {each.status}{' (resumable)' if each.resumable else ''}, {each.spent} spent, "
         f"started {each.started_at}: {each.task}"

@@ -1,4 +1,4 @@
-"""The tool ``list_reservations``: what is held, by whom, and what became of what was."""
+"""The tool ``list_reservations``: what is held, by which subject, and what became of earlier reservations."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -32,7 +32,7 @@ class ReservationSummary(BaseModel):
 
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> "ReservationSummary":
-        """Read a protocol ReservationSummary."""
+        """Convert a protocol ReservationSummary."""
         charged = row.get("committed")
         return cls(
             reservation_id=row["reservation_id"],

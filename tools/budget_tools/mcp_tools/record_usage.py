@@ -18,16 +18,16 @@ from budget_tools.spends.responses import balances_in, body_of, denial_of, remai
 
 
 class RecordUsageResult(BaseModel):
-    """What was booked; a denial books nothing."""
+    """The booked usage; a denial books nothing."""
 
     decision: Literal["ALLOW", "DENY"]
     event_id: str = ""
     charged: Money | None = None
     uncovered: Money | None = None
-    """Spent beside it, which the budget could not cover."""
+    """Cost beyond the charge, which the budget could not cover."""
     remaining: Money | None = None
     price_source: str = ""
-    """Whose prices, where usage was priced here."""
+    """Source of the prices, if usage was priced here."""
     reason_code: str = ""
     blocked_by_scope: str = ""
     idempotency_key: str

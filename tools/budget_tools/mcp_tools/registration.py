@@ -1,4 +1,4 @@
-"""How a function becomes a tool: its annotations, and schemas without what a reader can do without.
+"""Registration of functions as tools: annotations, and schemas without the parts that a reader does not need.
 
 Every host pays for a tool's schemas in its model's context on every turn, and some check every result against them.
 """
@@ -26,17 +26,17 @@ def make_tool(
     max_result_characters: int | None = None,
     result_of: str = "",
 ) -> Tool:
-    """Build a tool from its function; name, description and schemas come from there.
+    """Build a tool from its function, which provides name, description and schemas.
 
     Args:
         function: the tool; its docstring is the description, its annotations are the schemas.
-        title: what a person sees.
+        title: the title shown to a person.
         is_read_only: it changes nothing.
         is_destructive: what it changes may not be undone.
         is_idempotent: repeating a call with the same arguments changes nothing more.
         is_open_world: it reaches beyond this server and its authority.
-        always_load: hosts that load tools on demand should have this one at hand.
-        max_result_characters: how long a result such a host should show whole.
+        always_load: hosts that load tools on demand should always load this one.
+        max_result_characters: maximum length of a result that such a host should show whole.
         result_of: the tool whose published schema describes this one's result as well.
     """
     meta: dict[str, Any] = {}
@@ -49,7 +49,7 @@ def make_tool(
         title=title,
         annotations=ToolAnnotations(
             read_only_hint=is_read_only,
-            # Where nothing is changed, these two mean nothing (MCP, ToolAnnotations).
+            # If a tool is read-only, these two have no meaning (MCP, ToolAnnotations).
             destructive_hint=None if is_read_only else is_destructive,
             idempotent_hint=None if is_read_only else is_idempotent,
             open_world_hint=is_open_world,
@@ -68,7 +68,7 @@ def make_tool(
 
 
 def _inlined(schema: _Schema) -> _Schema:
-    """Put definitions where they are used, and drop the titles that pydantic makes of the names."""
+    """Return a schema with definitions put where they are used, without the titles that pydantic makes of the names."""
     definitions: Mapping[str, _Schema] = schema.get("$defs", {})
 
     def inline(part: _Schema) -> _Schema:
@@ -92,7 +92,7 @@ def _inlined(schema: _Schema) -> _Schema:
 
 
 def _alternatives(schemas: list[_Schema]) -> _Schema:
-    """Say what may be given or answered; that it may be left out is said by not requiring it, instead of by null."""
+    """Return the alternatives of a value; an optional one is stated by not requiring it, instead of by null."""
     others = [schema for schema in schemas if schema != {"type": "null"}]
     if len(others) == 1:
         return others[0]
@@ -102,7 +102,7 @@ def _alternatives(schemas: list[_Schema]) -> _Schema:
 
 
 def _brief_input(part: _Schema) -> _Schema:
-    """Leave out what nobody would do otherwise: empty defaults, texts that are not empty, integers of 64 bits."""
+    """Return an argument's schema without the obvious: empty defaults, texts that are not empty, 64-bit integers."""
     brief: _Schema = {}
     for key, value in part.items():
         if key == "properties":
@@ -124,7 +124,7 @@ def _is_implied(key: str, value: object) -> bool:
 
 
 def _brief_result(schema: _Schema) -> _Schema:
-    """Name what a result holds; what is within its lists is said in words.
+    """Return the fields of a result; the items of its lists are described in words.
 
     A published schema may be wider than the results, but never narrower.
     """

@@ -1,4 +1,4 @@
-"""The tool ``release_budget``: give a reservation back that nothing was spent of."""
+"""The tool ``release_budget``: release a reservation of which nothing was spent."""
 
 from typing import Annotated, Literal
 
@@ -15,12 +15,12 @@ from budget_tools.spends.responses import body_of, tightest
 
 
 class ReleaseBudgetResult(BaseModel):
-    """What went back."""
+    """The released amount."""
 
     status: Literal["RELEASED"]
     released: Money
     remaining: Money | None = None
-    """What can still be reserved, where the authority says it."""
+    """What can still be reserved, if the authority says it."""
     idempotency_key: str
 
 

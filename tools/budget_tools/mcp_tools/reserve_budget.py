@@ -37,7 +37,7 @@ _GONE = 410
 
 
 class ReserveBudgetResult(BaseModel):
-    """What became of the request to hold budget; a denial holds nothing."""
+    """The result of a request to hold budget; a denial holds nothing."""
 
     decision: Literal["ALLOW", "ALLOW_WITH_CAPS", "DENY"]
     reservation_id: str = Field("", description="Give it to commit_usage; empty for a denial or a dry run.")
@@ -78,7 +78,7 @@ async def _ask_for_more(
     dry_run: bool,
     idempotency_key: str,
 ) -> NewBudget | Elicit[NewBudget]:
-    """Have a person asked for a higher budget where this one does not bear the call."""
+    """Return the question for a higher budget if this one does not cover the call."""
     kit, raising = toolkit_of(ctx), raising_with_a_person(ctx)
     if raising is None or dry_run:
         return NewBudget()
@@ -201,7 +201,7 @@ async def _reserve(
     try:
         await checkpoint_if_cancelled()
     except anyio.get_cancelled_exc_class():
-        # The host will never learn the reservation's id. Where it gave a key, it can ask again, and an earlier call
+        # The host will never learn the reservation's id. If it gave a key, it can ask again, and an earlier call
         # under that key may already have been given the same reservation.
         if not can_be_repeated and response.body and response.body.get("reservation_id"):
             with anyio.CancelScope(shield=True):
@@ -250,14 +250,14 @@ async def _reserve(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _End:
-    """What became of a reservation that a repeated key finds again."""
+    """The end of a reservation that a repeated key finds again."""
 
     is_expired: bool
     sentence: str
 
 
 async def _end_of(kit: Toolkit, reservation_id: str) -> _End | None:
-    """Look whether a reservation holds nothing any more: a repeated key gets the answer of its first call."""
+    """Return how a reservation ended, if it holds nothing any more: a repeated key gets its first call's answer."""
     response = await kit.cycles.get_reservation(reservation_id)
     body = response.body if response.is_success and isinstance(response.body, dict) else {}
     status = "EXPIRED" if response.status == _GONE else str(body.get("status", ""))

@@ -1,4 +1,4 @@
-"""What a tool may ask the process for; the server's composition root provides it.
+"""The toolkit of a process: everything that tools may ask it for; the server's composition root provides it.
 
 Everything here is made once per process and on first use: a host starts this server for every conversation, and most
 conversations need only a part of it.
@@ -24,52 +24,52 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shortfall:
-    """How much too small a budget is, in microcents."""
+    """The amount that a budget lacks, in microcents."""
 
     allocated: int
     remaining: int
     raise_to: int
-    """With so much allocated the whole of it fits, or as much of it as the most that is allowed bears."""
+    """Allocation at which the whole amount fits, or as much of it as the highest allowed budget covers."""
     period: str
-    """How often it starts anew; ``none`` where it never does."""
+    """How often it starts again; ``none`` if it never does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Want:
-    """What somebody needs money for."""
+    """The amount that a caller needs, and its purpose."""
 
     who: str
-    """Begins a sentence that a person reads; what others wrote is printable in it, and short."""
+    """Beginning of a sentence that a person reads; foreign text in it is printable and short."""
     action: Mapping[str, str]
     """Of the reservation (Cycles v0, Action)."""
     microcents: int
     makes_do_with_microcents: int | None = None
-    """With so much, which is no more, it goes on without asking; ``None`` where only the whole will do."""
+    """Amount that suffices to continue without asking; ``None`` if only the full amount does."""
 
     @property
     def least_microcents(self) -> int:
-        """Nobody is asked while the budget bears so much."""
+        """The amount below which a person is asked."""
         return self.microcents if self.makes_do_with_microcents is None else self.makes_do_with_microcents
 
 
 class Raising(Protocol):
-    """The budget that a person may raise, and how far."""
+    """The budget that a person may raise, and its highest allowed amount."""
 
     @property
     def most_microcents(self) -> int:
-        """Most that the whole budget may be raised to."""
+        """The highest amount that the whole budget may be raised to."""
 
     async def shortfall(self, spender: Subject, want: Want, idempotency_key: str = "") -> Shortfall | None:
-        """Say how much too small the budget is; ``None`` where raising it would not help, or not do.
+        """Return the amount that the budget lacks; ``None`` if raising it would not help, or not suffice.
 
         Args:
-            spender: who would reserve.
+            spender: the subject that would reserve.
             want: what for, and how much.
-            idempotency_key: of the reservation; one that was made under it already wants nothing more.
+            idempotency_key: of the reservation; one that was made under it already needs nothing more.
         """
 
     async def raise_to(self, allocated_microcents: int) -> None:
-        """Raise the whole budget to this amount, at most to what it may be; one that is higher stays as it is.
+        """Raise the whole budget to this amount, at most to the highest allowed; a higher one stays as it is.
 
         Raises:
             InvalidArgumentError: the budget is closed, or gone; nothing was changed.
@@ -85,10 +85,10 @@ class Toolkit(Protocol):
 
     @property
     def settler(self) -> "Settler":
-        """What settles known spend, whatever becomes of the answer."""
+        """The settler of known spend, whatever becomes of the answer."""
 
     async def periods(self) -> Mapping[tuple[str, str], str]:
-        """How often budgets start anew, by scope and unit, as far as that is known: the protocol does not say."""
+        """Return how often budgets start again, by scope and unit, as far as known: the protocol does not say."""
 
     @property
     def prices(self) -> "PriceBook":
@@ -96,27 +96,27 @@ class Toolkit(Protocol):
 
     @property
     def subject(self) -> Subject:
-        """Who spends, unless a call narrows it."""
+        """The subject that spends, unless a call narrows it."""
 
     @property
     def ceiling_microcents(self) -> int | None:
-        """Most that a delegation may be given; ``None`` where the budget alone limits it."""
+        """Most that a delegation may be given; ``None`` if only the budget limits it."""
 
     @property
     def confirm_above_microcents(self) -> int | None:
-        """A person confirms a delegation that may spend more; ``None`` where nobody is asked."""
+        """Amount above which a person confirms a delegation; ``None`` if no confirmation is required."""
 
     @property
     def raising(self) -> Raising | None:
-        """The budget that a person may be asked to raise; ``None`` where nobody is asked."""
+        """The budget that a person may be asked to raise; ``None`` if no person is asked."""
 
     @property
     def default_model(self) -> str:
-        """The model of a call that names none."""
+        """The model of a call that does not name one."""
 
     @property
     def detaches(self) -> bool:
-        """Whether a delegation goes on when its host gives up waiting for it."""
+        """Whether a delegation continues when its host gives up waiting for it."""
 
     @property
     def has_claude(self) -> bool:
@@ -140,12 +140,12 @@ class Toolkit(Protocol):
 
 
 current_toolkit: ContextVar[Toolkit] = ContextVar("current_toolkit")
-"""A request's own view of the process, where it has one: to what has no context, such as a resource."""
+"""A request's own view of the process, if it has one: for code without a context, such as a resource."""
 
 ToolContext = Context[Toolkit]
-"""What a tool's ``ctx`` argument is."""
+"""The type of a tool's ``ctx`` argument."""
 
 
 def toolkit_of(ctx: ToolContext) -> Toolkit:
-    """Give a tool the process it runs in."""
+    """Return the process that a tool runs in."""
     return ctx.request_context.lifespan_context

@@ -1,4 +1,4 @@
-"""What a call cost, and the most that it can cost: the price book.
+"""The price book: what a call cost, and the most that it can cost.
 
 ``cost`` prices usage exactly: every class of token at its own price, in whole numbers and fractions, rounded up once to
 a microcent. ``worst_case`` bounds a request before it leaves (``bounds``).
@@ -32,7 +32,7 @@ from budget_tools.pricing.usage import MAX_COUNT, ReportedUsage, TokenUsage
 
 _SEARCHES_PER_PRICE = 1_000
 
-# What the API reports for a model or a request without a choice of geography, and for the free choice.
+# What the API reports for a model or a request without a choice of geography, and for an open choice.
 _LIST_PRICE_GEOS = ("", "global", "not_available")
 
 _LONGEST_SHOWN_ID = 100
@@ -40,7 +40,7 @@ _LONGEST_SHOWN_ID = 100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Charge:
-    """The exact cost of one call, and where its prices came from."""
+    """The exact cost of one call, and the source of its prices."""
 
     amount_microcents: int
     price_source: str
@@ -55,17 +55,17 @@ class PriceBook:
         self._prices = dict(prices)
         self._is_anthropics_own = is_anthropics_own
         self.doubts = doubts
-        """Sentences about the user's prices that are far from the known ones, for a person to read."""
+        """Sentences for a person about the user's prices that are far from the known ones."""
 
     @classmethod
     def load(cls, overrides_path: Path | None = None, *, base_url: str = "") -> "PriceBook":
-        """Read the prices that are installed, and over them the user's own table if there is one.
+        """Read the installed prices, and over them the user's own table if there is one.
 
-        Works offline, always. The format of the table is described in ``own_prices``.
+        Always works offline. The format of the table is described in ``own_prices``.
 
         Args:
             overrides_path: the user's table.
-            base_url: where requests go, Anthropic's own API when empty. Elsewhere a model that Anthropic retired is in
+            base_url: where requests go, Anthropic's own API if empty. Elsewhere a model that Anthropic retired is in
                 service if the user's table has its price.
 
         Raises:
@@ -121,7 +121,7 @@ class PriceBook:
         )
 
     def lifecycle_note(self, model: str, *, at: datetime | None = None) -> str:
-        """Say when the API stops, or stopped, serving a model; empty where no date is announced.
+        """Return a sentence on when the API stops, or stopped, serving a model; empty if no date is announced.
 
         Raises:
             UnknownModelError: the id is not listed.
@@ -144,7 +144,7 @@ class PriceBook:
         Args:
             model: the exact id that served the call.
             usage: what the API reported.
-            at: when the call was made, with a time zone; now when absent.
+            at: when the call was made, with a time zone; now if absent.
 
         Raises:
             UnknownModelError: the id is not listed.
@@ -156,9 +156,9 @@ class PriceBook:
         """Price a report entry by entry, exactly, rounded up once; calls in one sum are priced as equally long.
 
         Args:
-            model: the exact id of every entry that names none.
+            model: the exact id of every entry that does not name one.
             reported: what was reported; a sum that does not say of how many calls is priced as one.
-            at: when the call was made, with a time zone; now when absent.
+            at: when the call was made, with a time zone; now if absent.
 
         Raises:
             UnknownModelError: the id is not listed.
@@ -173,7 +173,7 @@ class PriceBook:
         """Return the id whose price an entry of usage has: the model that it names, or the model of the call.
 
         Raises:
-            UsageError: it names a model that is not listed, nor a dated form of the call's.
+            UsageError: it names a model that is neither listed nor a dated form of the call's.
         """
         if named in self._prices:
             return named
@@ -185,7 +185,7 @@ class PriceBook:
         prices = self.price(model)
         period = prices.on(at.date())
         tier = _tier(_tiers(prices, period, usage), -(-usage.prompt_tokens // calls))
-        # Counts times microcents per million tokens: whole numbers until the one division at the end.
+        # Counts times microcents per million tokens: integers until the one division at the end.
         millionths = usage.input_tokens * tier.input_microcents_per_mtok
         millionths += usage.output_tokens * tier.output_microcents_per_mtok
         for name, count, price in (
@@ -202,7 +202,7 @@ class PriceBook:
                 raise UsageError(no_price("inference in the reported inference_geo", model))
             exact *= prices.us_multiplier
             source = f"{source} + {OVERLAY_SOURCE}"
-        # Fast mode is not offered in batches; should both be reported, no discount is assumed.
+        # Fast mode is not offered in batches; if both are reported, no discount is assumed.
         if usage.service_tier == "batch" and usage.speed != "fast":
             exact *= BATCH_MULTIPLIER
         if usage.web_search_requests:
@@ -220,13 +220,13 @@ class PriceBook:
         starts_within: timedelta = timedelta(0),
         options: RequestOptions = PLAIN_REQUEST,
     ) -> int:
-        """Bound in microcents what a request can cost: no usage that the API may report for it is dearer.
+        """Bound in microcents what a request can cost: any usage that the API may report for it costs no more.
 
         Args:
             model: the exact id that the request names.
             input_tokens: a bound of the prompt's tokens, whether read from the cache or not.
             max_output_tokens: the ``max_tokens`` that the request sends.
-            at: when the request leaves, with a time zone; now when absent.
+            at: when the request leaves, with a time zone; now if absent.
             starts_within: how long after that it may leave.
             options: what else in the request changes its price.
 
@@ -282,7 +282,7 @@ class PriceBook:
             input_tokens: of the whole prompt.
             output_tokens: of the answer.
             read_tokens: how much of the prompt is in the cache already; a request that caches writes the rest of it.
-            at: when the request leaves, with a time zone; now when absent.
+            at: when the request leaves, with a time zone; now if absent.
             options: what else in the request changes its price; geography that it leaves open costs list price.
 
         Raises:

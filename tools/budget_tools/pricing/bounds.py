@@ -1,17 +1,17 @@
-"""The most that a request can cost: no usage that the API may report for it is dearer.
+"""The most that a request can cost: any usage that the API may report for it costs no more.
 
 The bound holds because each of its parts does:
 
 - each prompt token is charged as the dearest class that it can be billed as: plain input and, if the request caches,
-  a cache read or a cache write of no longer a lifetime than it asks for;
+  a cache read or a cache write of at most the lifetime that it asks for;
 - output is charged for all of ``max_output_tokens``, which the API enforces, thinking included;
 - of prices that depend on the prompt's length, the dearest that a prompt within ``input_tokens`` can reach is taken,
-  for input and output each by itself; likewise of prices that change while the request may still run;
+  for input and output separately; likewise of prices that change while the request may still run;
 - geography that the request leaves open is charged as the dearer one, since a workspace may have it as its default;
 - the batch tier is only ever cheaper, and bounded as such only if the request is known to be part of a batch; the
   priority tier is charged at list price, as costs are too.
 
-A bound is one of a kind of request, which ``RequestOptions`` describe. Some kinds have none (``request_options``).
+A bound holds for one kind of request, described by ``RequestOptions``. Some kinds have no bound (``request_options``).
 """
 
 from collections.abc import Iterable
@@ -48,7 +48,7 @@ class Ceiling:
         starts_within: timedelta = timedelta(0),
         options: RequestOptions = PLAIN_REQUEST,
     ) -> "Ceiling":
-        """Find the ceiling of a request.
+        """Return the ceiling of a request.
 
         Args:
             prices: those of its model.
@@ -65,9 +65,9 @@ class Ceiling:
         for period in prices.during(at.date(), ends.date()):
             if options.speed == "fast" and not period.fast:
                 raise InvalidArgumentError(no_price("fast mode", prices.model))
-            # Standard prices stay within reach of a fast request: the API may have served it at standard speed.
+            # A fast request may meet standard prices too: the API may have served it at standard speed.
             tiers = (*period.standard, *period.fast) if options.speed == "fast" else period.standard
-            # The first tier, above 0 tokens, is within reach of an empty prompt too.
+            # An empty prompt may meet the first tier too, which is above 0 tokens.
             within_reach += [tier.prices for tier in tiers if tier.above_prompt_tokens < max(input_tokens, 1)]
         multiplier = Fraction(1)
         if options.inference_geo == "us" and prices.us_multiplier is None:
@@ -91,8 +91,8 @@ class Ceiling:
         return Fraction(millionths, TOKENS_PER_MTOK) * self.multiplier
 
     def most_output_tokens(self, *, input_tokens: int, amount_microcents: int) -> int | None:
-        """Return the most output whose bound fits an amount, 0 if none does; ``None`` if any does."""
-        # The bound is an exact price rounded up, which fits a whole amount exactly when the exact price does.
+        """Return the most output whose bound fits an amount; 0 if none does, ``None`` if any does."""
+        # The bound is an exact price rounded up; it fits a whole amount if and only if the exact price does.
         millionths = Fraction(amount_microcents * TOKENS_PER_MTOK) / self.multiplier
         left = millionths - input_tokens * self.input_microcents_per_mtok
         if left < 0:
@@ -101,7 +101,7 @@ class Ceiling:
 
 
 def _prompt_prices(tier: TokenPrices, cache: str, model: str) -> Iterable[int]:
-    """Every price that a prompt token can be billed at."""
+    """Return every price that a prompt token can be billed at."""
     yield tier.input_microcents_per_mtok
     if cache == "none":
         return

@@ -1,4 +1,4 @@
-"""What is to be said beside the price of usage that somebody handed in: where it may not be what was billed."""
+"""Warnings beside the price of usage that a caller reported: how it may differ from what was billed."""
 
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -7,7 +7,7 @@ from budget_tools.core.money import MICROCENTS_PER_USD, ceil_microcents, format_
 from budget_tools.pricing.book import Charge, PriceBook
 from budget_tools.pricing.usage import ReportedUsage, UsageEntry
 
-# Others round to a few digits, and some compute with floats.
+# Other programs round to a few digits, and some compute with floats.
 _SAME_WITHIN = Fraction(1, 1_000)
 _SAME_WITHIN_MICROCENTS = 100
 
@@ -17,7 +17,7 @@ def charge_warnings(prices: PriceBook, model: str, reported: ReportedUsage, char
 
     Args:
         prices: what the usage was priced with.
-        model: the model of every entry that names none.
+        model: the model of every entry that does not name one.
         reported: the usage.
         charge: its price.
     """
@@ -30,9 +30,9 @@ def charge_warnings(prices: PriceBook, model: str, reported: ReportedUsage, char
 
 
 def stated_above(reported: ReportedUsage, charge: Charge) -> str:
-    """Return a sentence if a cost that stands beside the counts is above their price; ``""`` if none is.
+    """Return a sentence if a cost stated beside the counts is above their price; otherwise ``""``.
 
-    Something was billed then that the counts do not tell of, such as a tool of the provider's own.
+    Something was then billed that the counts do not include, such as a tool of the provider's own.
     """
     for name, usd in reported.stated_costs.items():
         stated = usd * MICROCENTS_PER_USD
@@ -49,7 +49,7 @@ def _tolerance(charge: Charge) -> Fraction:
 
 
 def _other_costs(reported: ReportedUsage, charge: Charge) -> list[str]:
-    """Compare the price with the costs that stand beside the counts."""
+    """Compare the price with the costs stated beside the counts."""
     warnings: list[str] = []
     for name, usd in reported.stated_costs.items():
         stated = usd * MICROCENTS_PER_USD
@@ -62,7 +62,7 @@ def _other_costs(reported: ReportedUsage, charge: Charge) -> list[str]:
 
 
 def _steps(prices: PriceBook, model: str, entry: UsageEntry) -> list[str]:
-    """Say how a sum beyond a step of the model's prices was priced: it may be of many short calls."""
+    """Return clauses on how a sum beyond a step of the model's prices was priced: it may be of many short calls."""
     period = prices.price(model).on(datetime.now(UTC).date())
     tiers = period.fast if entry.usage.speed == "fast" else period.standard
     above = min((tier.above_prompt_tokens for tier in tiers if tier.above_prompt_tokens), default=None)

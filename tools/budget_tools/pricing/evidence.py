@@ -1,11 +1,11 @@
-"""What a call cost, decided in one place from what is known of it.
+"""Evidence of what a call cost, judged in one place.
 
 This module finds the facts; the table in ``evidence_table.py`` decides by them. Delegations, ``commit_usage``,
 ``record_usage`` and the settling after a crash ask it.
 
-An unknown cost is charged at the bound that was reserved for it, or at what it surely was if that is more; without a
-reservation it is an error. No cost is ever taken for zero because it is not known. How good the answer was is no
-evidence of its cost.
+An unknown cost is charged at the bound that was reserved for it, or at its known minimum if that is more; without a
+reservation it is an error. An unknown cost is never taken for zero. How good the answer was is not evidence of its
+cost.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ not listed here counts as billed. ``""`` is a refusal without a category.
 """
 
 _MOST_BYTES_PER_TOKEN = 256
-"""No token is longer, be it of blanks."""
+"""Maximum length of a token in bytes, even of blanks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,13 +42,13 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """What is known of a call.
+    """Everything known of a call.
 
     Attributes:
         asked_model: the model that the request named.
         sending: what became of the request.
-        served_model: the model that the answer names; ``""`` if it names none.
-        reports: what was reported of the usage, in order.
+        served_model: the model that the answer names; ``""`` if it does not name one.
+        reports: the usage that was reported, in order.
         text: the text that came.
         has_output: whether a model wrote anything, text or not.
         refusal_category: ``None`` if Claude did not decline; ``""`` if it gave no category.
@@ -73,15 +73,15 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What a call cost.
+    """The decision on what a call cost.
 
     Attributes:
         basis: ``exact``: ``amount_microcents`` is the cost; ``unknown``: the bound is charged; ``nothing``: it is free.
         amount_microcents: the cost; 0 unless ``basis`` is ``exact``.
-        reason: one sentence for people, why it is not exact; ``""`` if it is.
+        reason: one sentence for people on why it is not exact; ``""`` if it is.
         price_source: whose prices.
         reported: the usage that was believed; ``None`` if none was.
-        at_least_microcents: what an unknown cost surely was, by the highest counts that were reported.
+        at_least_microcents: the minimum of an unknown cost, by the highest counts that were reported.
         warnings: sentences for people, beside the charge.
     """
 
@@ -101,7 +101,7 @@ class Verdict:
 
 
 def judge(evidence: Evidence, prices: PriceBook, *, at: datetime | None = None) -> Verdict:
-    """Decide what a call cost.
+    """Return what a call cost.
 
     Args:
         evidence: what is known of it.
@@ -120,14 +120,14 @@ def judge(evidence: Evidence, prices: PriceBook, *, at: datetime | None = None) 
             reported=look.reported,
             warnings=(*look.reported.warnings, *look.warnings),
         )
-    # A fact that was not looked at yet may be in the sentence.
+    # The sentence may contain a fact that was not examined yet.
     reason = row.reason.format(detail=look.details.get(_telling_fact(row), ""))
     at_least = look.at_least_microcents() if row.basis == "unknown" else 0
     return Verdict(basis=row.basis, reason=reason, at_least_microcents=at_least)
 
 
 def judge_report(model: str, reported: ReportedUsage, prices: PriceBook, *, at: datetime | None = None) -> Verdict:
-    """Decide what a report comes to that somebody handed in: ``exact``, or ``unknown`` with the reason.
+    """Return the cost of a report that a caller handed in: ``exact``, or ``unknown`` with the reason.
 
     Raises:
         UnknownModelError: the model is not listed.
@@ -148,17 +148,17 @@ def judge_report(model: str, reported: ReportedUsage, prices: PriceBook, *, at: 
 
 
 def fewest_output_tokens(text: str) -> int:
-    """Bound from below the tokens that a text was written with, far below what any tokenizer in use makes of it.
+    """Bound from below the tokens that a text was written with, far below the count of any tokenizer in use.
 
-    None joins words; a quarter is left for those that are cut here and not there. Words of one letter are not counted
-    as more than one token in four characters.
+    No tokenizer joins words; a quarter is left for words that are cut here and not there. Words of one letter count as
+    at most one token in four characters.
     """
     by_words = min(len(text.split()) * 3 // 4, len(text) // 4)
     return max(by_words, len(text.encode(errors="replace")) // _MOST_BYTES_PER_TOKEN)
 
 
 class _Look:
-    """The facts of one call, and what they were found by."""
+    """The facts of one call, and the data that they were found in."""
 
     def __init__(self, evidence: Evidence, prices: PriceBook, at: datetime | None) -> None:
         self._evidence = evidence
@@ -193,10 +193,10 @@ class _Look:
             return "none"
         counts = dict(totals.counts)
         if self.refusal == "billed" or counts.get("output_tokens") is None:
-            # Of a refusal the reported input is billed, and its output is a placeholder.
+            # The reported input of a refusal is billed; its output is a placeholder.
             counts["output_tokens"] = 0
         try:
-            # Whatever is written to the cache, our requests ask for five minutes of it.
+            # Our requests ask for a cache lifetime of five minutes, so every write to the cache has that lifetime.
             self.reported = read_usage(counts, unsplit_cache_ttl="5m")
         except UsageError as exc:
             self.details["usage"] = exc.message
@@ -247,7 +247,7 @@ class _Look:
         return state
 
     def at_least_microcents(self) -> int:
-        """Price the highest plain counts that were reported; 0 if they have no price."""
+        """Return the price of the highest plain counts that were reported; 0 if they have no price."""
         served, asked = self._evidence.served_model, self._evidence.asked_model
         model = asked if not served or names_same_model(served, asked) else priced_as(served, self._prices.models)
         if model is None:
@@ -268,7 +268,7 @@ def _state_of(reported: ReportedUsage, *, least_output_tokens: int) -> Literal["
 
 
 def _telling_fact(row: Row) -> str:
-    """Name the fact that a row goes by."""
+    """Return the fact that a row decides by."""
     return next((name for name in ("refusal", "usage", "price") if getattr(row, name) is not None), "")
 
 

@@ -1,4 +1,4 @@
-"""The table that decides what a call cost: rows of evidence, in order, the first that fits decides.
+"""The table that decides what a call cost: rows of evidence in order, of which the first that fits decides.
 
 Rows are data. ``evidence.py`` asks them, ``docs/evidence.md`` shows them, and a test walks through every combination of
 facts. A new rule is a new row.
@@ -15,7 +15,7 @@ Sending = Literal["unsent", "refused", "no_answer", "lost", "broken", "complete"
 
     unsent     nothing of it left this machine
     refused    the API refused it before any work: by its status, or by an error that it does not bill
-    no_answer  something that is not an answer came in its place, under status 200
+    no_answer  something other than an answer came in its place, under status 200
     lost       this server ended, or was told to stop, before it had read the answer
     broken     it may have been answered: an error after work may have begun, or a connection that was lost
     complete   it was answered to the end
@@ -28,12 +28,12 @@ UsageState = Literal["none", "unreadable", "contradictory", "no_prompt", "placeh
 """What was reported of the usage.
 
     none           nothing
-    unreadable     something that is not understood, or that cannot be
+    unreadable     something unknown, or impossible
     contradictory  a total that fell to another count than 0, or several answers in one stream
     no_prompt      a prompt of 0 tokens
     placeholder    no output that was reported after the last of the content
-    no_output      fewer output tokens than what was written has
-    final          counts that can be
+    no_output      fewer output tokens than the written text has
+    final          plausible counts
 """
 
 Price = Literal["listed", "other_listed", "unlisted", "unpriced"]
@@ -50,7 +50,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """What the table looks at."""
+    """The facts that the table decides by."""
 
     sending: Sending
     refusal: Refusal = "none"
@@ -74,7 +74,7 @@ class Row:
     price: frozenset[Price] | None = None
 
     def fits(self, facts: Facts) -> bool:
-        """Whether it decides, if no row before it does."""
+        """Return whether this row decides, if no row before it does."""
         return all(
             allowed is None or fact in allowed
             for allowed, fact in (
@@ -188,7 +188,7 @@ ROWS: tuple[Row, ...] = (
 """The table; its last row fits everything that no row before it decides."""
 
 FACTS_OF_CRASH = Facts(sending="lost")
-"""What is known of a call whose process ended under it, if it wrote nothing down."""
+"""What is known of a call whose process ended during it without writing anything down."""
 
 
 def row_for(facts: Facts) -> Row:
@@ -209,4 +209,4 @@ FACTS: Mapping[str, tuple[str, ...]] = {
     "usage": get_args(UsageState),
     "price": get_args(Price),
 }
-"""Every fact, and what it can be."""
+"""Every fact, with its possible values."""

@@ -1,7 +1,7 @@
-"""The many ways to write a model's id, and the listed id that was probably meant.
+"""Model ids in their many spellings, and the listed id that was probably meant.
 
-Prices go by exact ids, so another way of writing one has no price. Providers prefix and date their ids, Claude Code has
-aliases, people write names. What is found here is suggested to a person and never used in place of what they wrote: an
+Prices go by exact ids, so another spelling of an id has no price. Providers prefix and date their ids, Claude Code has
+aliases, people write names. An id found here is suggested to a person and never used in place of what they wrote: an
 alias moves on to models of other prices.
 """
 
@@ -12,9 +12,9 @@ from collections.abc import Collection
 FAMILIES = ("sonnet", "opus", "haiku", "fable", "mythos")
 
 _ALIASES = {"opusplan": "opus"}
-"""Further names in Claude Code that begin with no family's."""
+"""Further names in Claude Code that do not begin with a family's name."""
 
-# Longer than any model id: the search for the nearest one costs time with the square of the length.
+# Longer than any model id: the time to search for the nearest id grows with the square of the length.
 _LONGEST_ID = 100
 
 # What follows an id at one provider or another: Vertex dates (@…), variants (:…) and Claude Code's context ([1m]).
@@ -26,9 +26,9 @@ _VERSIONED = re.compile(rf"claude-({'|'.join(FAMILIES)})-(\d+)(?:-(\d{{1,2}}))?(
 
 
 def same_model(model: str, known: Collection[str]) -> str:
-    """Return the known id of the very model that an id names in another form, or ``""``.
+    """Return the known id of the same model that an id names in another form, or ``""``.
 
-    Forms that differ in case, separators, a provider's prefix or suffix, a date, ``-latest``, or the family's place.
+    Forms differ in case, separators, a provider's prefix or suffix, a date, ``-latest``, or the family's place.
     """
     if model in known:
         return model
@@ -40,7 +40,7 @@ def same_model(model: str, known: Collection[str]) -> str:
 def nearest_id(model: str, *, live: Collection[str], known: Collection[str]) -> str:
     """Return the id that was probably meant, or ``""``.
 
-    The same model in another form comes first, also if it has retired; after that only live ids are preferred: the
+    The same model in another form comes first, even if it has retired; after that only live ids are preferred: the
     newest of a family for its alias, the nearest version of a family, the nearest spelling.
 
     Args:
@@ -60,7 +60,7 @@ def nearest_id(model: str, *, live: Collection[str], known: Collection[str]) -> 
 
 
 def is_alias(model: str) -> bool:
-    """Say whether a name stands for the newest model of a family, as in Claude Code."""
+    """Return whether a name stands for the newest model of a family, as in Claude Code."""
     return _family_of_alias(_plain(model)) != ""
 
 
@@ -81,7 +81,7 @@ def _plain(model: str) -> str:
 
 
 def _of_family(plain: str, live: Collection[str]) -> str:
-    """Return the newest model for a family's alias, else the family's newest that is no newer than what was asked."""
+    """Return the newest model for a family's alias, else the family's newest that is not newer than what was asked."""
     versioned = _VERSIONED.fullmatch(plain)
     family = versioned[1] if versioned else _family_of_alias(plain)
     versions = {_version(each): each for each in sorted(live, reverse=True) if each.startswith(f"claude-{family}-")}

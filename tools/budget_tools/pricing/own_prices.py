@@ -11,10 +11,10 @@ It has one table for each model, in US dollars per million tokens, written as st
     web_search_per_1000 = "10.00"  # US dollars per thousand searches; when absent, searches have no price
 
 A table replaces all that is known of a listed model: it has one price for prompts of any length, and none for fast
-mode. Inference in the US costs 1.1 times these prices unless the id is a listed one that has no such choice.
+mode. Inference in the US costs 1.1 times these prices unless the id is a listed one without a choice of geography.
 
-A price in another unit (per token, per thousand tokens) is a price of the right form that charges next to nothing, so
-prices far from every known one are doubted in a sentence. They stay in force: a person may know better.
+A price in another unit (per token, per thousand tokens) has the right form but charges next to nothing, so prices far
+from every known one are questioned in a sentence. They stay in force: a person may know better.
 """
 
 import tomllib
@@ -52,22 +52,22 @@ _USUAL_MULTIPLES = {
 }
 
 _FAR = 100
-"""No discount and no surcharge is a hundred times the known price of the same model; another unit is a thousand."""
+"""Factor beyond which a price is questioned: discounts and surcharges stay below 100, another unit is 1,000 or more."""
 
 _FAR_FROM_ANY = 20
-"""The same for a model that is not listed, against the cheapest and the dearest one that are."""
+"""The same for a model that is not listed, against the cheapest and the dearest listed ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OwnPrices:
-    """What the user's table says: prices by exact id, and sentences about those that can hardly be meant."""
+    """The prices in the user's table by exact id, and sentences about those that are probably mistakes."""
 
     models: dict[str, ModelPrices]
     doubts: tuple[str, ...]
 
 
 def is_anthropics_own(base_url: str) -> bool:
-    """Say whether an address of the Messages API is Anthropic's; an empty one means the default, which is."""
+    """Return whether an address of the Messages API is Anthropic's; an empty one means the default, which is."""
     if not base_url:
         return True
     host = urlsplit(base_url).hostname or ""
@@ -81,7 +81,7 @@ def read_own_prices(path: Path, known: Mapping[str, ModelPrices], *, base_url: s
         path: the TOML file.
         known: the prices of listed models, which the table is compared with.
         base_url: where requests go. Retirement dates are those of Anthropic's own API: a model that another endpoint
-            serves at a price of the user's has none.
+            serves at a price of the user's does not have one.
 
     Raises:
         ConfigurationError: the table cannot be read or is not in the format above.
@@ -125,7 +125,7 @@ def _tables(path: Path) -> Mapping[str, Any]:
 
 
 def _given(path: Path, model: str, table: object) -> dict[str, int]:
-    """Read one table: microcents per million tokens (searches: per thousand) by key, those left out missing."""
+    """Read one table: microcents per million tokens (searches: per thousand) by key; absent keys are left out."""
     place = f'BUDGET_PRICES file {path}, table [models."{model}"]'
     if not model.strip() or not isinstance(table, dict):
         raise ConfigurationError(f'{place}: write one table for each model, headed [models."<model id>"].')
@@ -172,7 +172,7 @@ def _token_prices(given: Mapping[str, int], reference: PricePeriod | None) -> To
 
 
 def _by_key(period: PricePeriod) -> dict[str, int]:
-    """The prices of the shortest prompts by the table's keys, those unknown missing."""
+    """Return the prices of the shortest prompts by the table's keys; unknown ones are left out."""
     prices = period.standard[0].prices
     by_key = {
         "input": prices.input_microcents_per_mtok,
@@ -188,7 +188,7 @@ def _by_key(period: PricePeriod) -> dict[str, int]:
 def _doubts(
     model: str, given: Mapping[str, int], reference: PricePeriod | None, known: Iterable[ModelPrices]
 ) -> Iterator[str]:
-    """Say of one table, in one sentence at most, that its unit is probably another."""
+    """Yield at most one sentence about a table whose unit is probably another."""
     if reference is not None:
         usual = {key: (price, price) for key, price in _by_key(reference).items()}
         factor, whose = _FAR, "known for that model"
@@ -213,7 +213,7 @@ def _doubts(
 
 
 def _is_far(price: int, least: int, most: int, factor: int) -> bool:
-    """Say whether a price is so many times below or above those that are known; one of 0 is meant."""
+    """Return whether a price is so many times below or above the known ones; a price of 0 counts as intended."""
     return price != 0 and (price * factor <= least or price >= most * factor)
 
 
@@ -222,7 +222,7 @@ def _range(least: int, most: int) -> str:
 
 
 def no_price(what: str, model: str) -> str:
-    """Say that something about a model has no price, and the ways out."""
+    """Return the sentence that something about a model has no price, and the ways out."""
     return (
         f"No price is known for {what} with {model}: "
         f"use the model without, or give its prices in the file that {OVERRIDES_SOURCE} names."

@@ -1,4 +1,4 @@
-"""Where prices come from: Pydantic's genai-prices, and an overlay of what it lacks.
+"""The sources of prices: Pydantic's genai-prices, and an overlay of what it lacks.
 
 A model is priced only under an id that is listed here or in the user's own table (``own_prices``). genai-prices itself
 matches ids by prefix and pattern and would price ids that do not exist; so its entries are taken by their own key and
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from budget_tools.core.money import parse_usd
 
-if TYPE_CHECKING:  # imported where it is used: its tables take a noticeable part of a start
+if TYPE_CHECKING:  # imported where it is used: its tables take a noticeable part of startup
     from genai_prices.types import ModelInfo, ModelPrice
 
 OVERLAY_DATE = date(2026, 11, 23)
@@ -24,12 +24,12 @@ US_MULTIPLIER = Fraction(11, 10)
 """Inference in the US against list price, every class of token (Anthropic, "Data residency", pricing)."""
 
 BATCH_MULTIPLIER = Fraction(1, 2)
-"""The batch tier against list price, every class of token but no searches (Anthropic, "Pricing", batch processing)."""
+"""The batch tier against list price, every class of token but not searches (Anthropic, "Pricing", batch processing)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenPrices:
-    """One price for each class of token; ``None`` where no price is known, which is never the same as free."""
+    """One price for each class of token; ``None`` if the price is not known, which is never the same as free."""
 
     input_microcents_per_mtok: int
     output_microcents_per_mtok: int
@@ -50,8 +50,8 @@ class PriceTier:
 class PricePeriod:
     """A model's prices from ``starts_on`` (UTC) until the next period.
 
-    Tiers ascend and the first of them holds for any prompt that reaches no other. ``fast`` is empty where the model has
-    no fast mode.
+    Tiers ascend and the first of them holds for any prompt that does not reach another. ``fast`` is empty if the model
+    has no fast mode.
     """
 
     starts_on: date
@@ -64,8 +64,8 @@ class PricePeriod:
 class ModelPrices:
     """All that is known of one model id's prices.
 
-    ``periods`` ascend from the beginning of time. ``us_multiplier`` is ``None`` where the model offers no choice of
-    geography; ``retires_on`` where no date is announced. ``is_offered`` says whether new work can be planned with it.
+    ``periods`` ascend from the beginning of time. ``us_multiplier`` is ``None`` if the model offers no choice of
+    geography; ``retires_on`` if no date is announced. ``is_offered`` says whether new work can be planned with it.
     """
 
     model: str
@@ -83,7 +83,7 @@ class ModelPrices:
         """Return every period that holds on some day from ``first`` to ``last`` (UTC), in order."""
         if len(self.periods) == 1:
             return self.periods
-        # A period is out when it starts after the last day, or when its successor starts no later than the first.
+        # A period is left out if it starts after the last day, or if its successor starts on or before the first.
         ends = [*(period.starts_on for period in self.periods[1:]), date.max]
         return tuple(
             period
@@ -94,11 +94,11 @@ class ModelPrices:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
-    """A model id that may have a price, and what no entry of genai-prices says of it."""
+    """A model id that may have a price, with the facts that its genai-prices entry lacks."""
 
     model: str
     entry: str = ""
-    """Key of the genai-prices entry; the id itself unless said otherwise."""
+    """Key of the genai-prices entry; the id itself if empty."""
     us: bool = False
     retires_on: date | None = None
     is_offered: bool = True
@@ -112,7 +112,7 @@ class Listing:
 
 # The ids that Anthropic's SDK lists (anthropic 2.15, types/model.py), then older ones whose prices are still known. The
 # choice of geography came with Opus 4.6 and Sonnet 4.6. Retirement dates are the SDK's (DEPRECATED_MODELS), which
-# drops them with the model: those of models that are gone are what it last said.
+# drops them with the model: for removed models the SDK's last dates are kept.
 LISTINGS = (
     Listing(model="claude-fable-5-2", us=True),
     Listing(model="claude-fable-5-1", us=True),
@@ -187,7 +187,7 @@ def read_prices() -> dict[str, ModelPrices]:
 
 
 def anthropic_entries() -> dict[str, "ModelInfo"]:
-    """Return what the installed genai-prices has of Anthropic's models, by the entry's own key."""
+    """Return the installed genai-prices entries of Anthropic's models, by the entry's own key."""
     from genai_prices.data import providers
 
     return {entry.id: entry for provider in providers if provider.id == "anthropic" for entry in provider.models}
@@ -223,7 +223,7 @@ def entry_periods(entry: "ModelInfo") -> tuple[PricePeriod, ...] | None:
         priced = {key for key, price in standard.__dict__.items() if price is not None}
         if not {"input_mtok", "output_mtok"} <= priced <= _ENTRY_KEYS | {_ENTRY_WEB_SEARCH_KEY}:
             return None
-        # Asked for a variant that it does not have, genai-prices answers with the standard price: look first.
+        # If asked for a variant that it does not have, genai-prices answers with the standard price: look first.
         is_fast = any(variant.constraint is None or variant.constraint.active(at) for variant in variants)
         web_search = standard.web_searches_kcount
         periods.append(
@@ -274,7 +274,7 @@ def _known(price: int | None) -> int:
 
 
 def overlay_periods(model: str) -> tuple[PricePeriod, ...] | None:
-    """Return the prices that the overlay has of a model, if any."""
+    """Return the overlay's prices of a model, if any."""
     if model not in _OVERLAY:
         return None
     usd_input, usd_output, usd_write_5m, usd_write_1h, usd_read = _OVERLAY[model]

@@ -1,7 +1,7 @@
-"""Where our own part of the prices has fallen behind what is installed beside it.
+"""Drift between our own part of the prices and the packages installed beside it.
 
 The overlay, the list of ids and the retirement dates in ``price_data`` are kept by hand; genai-prices and Anthropic's
-SDK move on with every release. ``find_drift`` says in sentences where they have parted, for a person to mend
+SDK change with every release. ``find_drift`` reports each difference in a sentence, for a person to correct
 ``price_data``.
 """
 
@@ -24,11 +24,11 @@ from budget_tools.pricing.price_data import (
     overlay_periods,
 )
 
-if TYPE_CHECKING:  # imported where it is used: its tables take a noticeable part of a start
+if TYPE_CHECKING:  # imported where it is used: its tables take a noticeable part of startup
     from genai_prices.types import MatchLogic, ModelInfo, TieredPrices
 
 MAX_OVERLAY_DAYS = 90
-"""After so many days without a look at the price page, the overlay is no longer believed to be current."""
+"""Number of days without a look at the price page after which the overlay may be out of date."""
 
 NOT_LISTED = {
     "claude-2": "all of its versions retired in 2025 (SDK, DEPRECATED_MODELS)",
@@ -50,9 +50,9 @@ _SDK_DATE = re.compile(r"([A-Z][a-z]+) (\d{1,2})(?:st|nd|rd|th)?, (\d{4})", re.A
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Upstream:
-    """What the packages beside us say of Anthropic's models.
+    """Facts about Anthropic's models in the installed packages.
 
-    ``retirements`` are texts such as ``"June 15th, 2026"``, by model id. They and ``sdk_models`` are ``None`` where the
+    ``retirements`` are texts such as ``"June 15th, 2026"``, by model id. They and ``sdk_models`` are ``None`` if the
     SDK no longer keeps them in the place that was looked at.
     """
 
@@ -65,7 +65,7 @@ def installed_upstream() -> Upstream:
     """Read what is installed: genai-prices, and the SDK's lists (anthropic 2.15, types/model.py and _data)."""
     sdk_models: frozenset[str] | None = None
     retirements: Mapping[str, str] | None = None
-    try:  # here: the SDK takes most of a second to import
+    try:  # imported here: the SDK takes most of a second to import
         from anthropic.types import Model
 
         sdk_models = frozenset(name for part in get_args(Model) for name in get_args(part)) or None
@@ -81,7 +81,7 @@ def installed_upstream() -> Upstream:
 
 
 def find_drift(upstream: Upstream, *, today: date, max_overlay_days: int = MAX_OVERLAY_DAYS) -> tuple[str, ...]:
-    """Compare ``price_data`` with what is installed; one sentence for each thing that a person should look at."""
+    """Compare ``price_data`` with the installed packages; return one sentence for each thing a person should check."""
     return (
         *_entry_drift(upstream.entries),
         *_missing_entries(upstream.entries),
@@ -91,7 +91,7 @@ def find_drift(upstream: Upstream, *, today: date, max_overlay_days: int = MAX_O
 
 
 def _entry_drift(entries: Mapping[str, "ModelInfo"]) -> Iterator[str]:
-    """What became of the entries and overlay prices behind the listed ids."""
+    """Yield what became of the entries and overlay prices behind the listed ids."""
     for listing in LISTINGS:
         entry, overlay = entries.get(listing.entry_key), overlay_periods(listing.model)
         if entry is None:
@@ -126,7 +126,7 @@ def _overtaken(listing: Listing, periods: tuple[PricePeriod, ...], overlay: tupl
 
 
 def _misread_modes(listing: Listing, entry: "ModelInfo", periods: tuple[PricePeriod, ...]) -> Iterator[str]:
-    """Prices of modes that nobody reads, and a batch tier that is not the multiple it is taken to be."""
+    """Yield prices of modes that are not read, and a batch tier that differs from the assumed multiple."""
     variants = entry.price_variants or ()
     for variant in variants:
         if variant.when not in (_FAST, _BATCH):
@@ -159,7 +159,7 @@ def _amounts(price: "Decimal | TieredPrices | None") -> list[Fraction]:
 
 
 def _missing_entries(entries: Mapping[str, "ModelInfo"]) -> Iterator[str]:
-    """Exact ids of genai-prices that nothing here knows; its prefixes and patterns name no model."""
+    """Yield exact ids of genai-prices that are unknown here; its prefixes and patterns do not name models."""
     known = {listing.model for listing in LISTINGS} | {listing.entry_key for listing in LISTINGS} | NOT_LISTED.keys()
     found = {name: key for key, entry in entries.items() for name in (key, *_exact_ids(entry.match))}
     for name in sorted(found.keys() - known):
@@ -180,7 +180,7 @@ def _exact_ids(clause: "MatchLogic") -> Iterator[str]:
 
 
 def _sdk_drift(upstream: Upstream, today: date) -> Iterator[str]:
-    """Models that the SDK lists, and the dates from which it says that they are gone."""
+    """Yield models that the SDK lists, and the dates from which it calls them retired."""
     if upstream.sdk_models is None:
         yield "The Anthropic SDK no longer lists its models in anthropic.types.Model: find where it does."
     for model in sorted((upstream.sdk_models or frozenset()) - {listing.model for listing in LISTINGS}):
@@ -192,7 +192,7 @@ def _sdk_drift(upstream: Upstream, today: date) -> Iterator[str]:
 
 
 def _lifecycle_drift(listing: Listing, upstream: Upstream, today: date) -> Iterator[str]:
-    """What the SDK says of a model's end that is not said here.
+    """Yield what the SDK says of a model's end that is not said here.
 
     The SDK drops a model from both of its lists once it has retired. A model that is out of service here may therefore
     be missing there; one that is in service here may not.

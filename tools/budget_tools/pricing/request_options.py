@@ -1,6 +1,6 @@
-"""What a request says beside its prompt that changes its price, or leaves it without a bound.
+"""The parts of a request besides its prompt that change its price, or leave it without a bound.
 
-A bound is a promise about one kind of request, so the request has to be known: cache writes cost up to twice the input
+A bound is a promise about one kind of request, so the kind has to be known: cache writes cost up to twice the input
 price, fast mode twice, the US a tenth more, a batch half. Some requests have no bound at all: the API's own tools and
 retries run and read there, and bill input that the request does not hold. Those are named here too, by field and type.
 """
@@ -15,7 +15,7 @@ from budget_tools.core.errors import InvalidArgumentError
 CacheChoice = Literal["none", "5m", "1h"]
 
 _CACHES: tuple[CacheChoice, ...] = ("none", "5m", "1h")
-"""Ascending by what a write may cost."""
+"""Ascending by the most that a write may cost."""
 
 _COVERED_CACHES = {
     "none": "no cache writes (options.cache covers them)",
@@ -27,7 +27,7 @@ _TIERS = ("auto", "standard_only", "standard", "priority", "batch")
 
 _PRICED = ("cache", "cache_control", "speed", "inference_geo", "batch", "service_tier")
 
-# Fields of a request that change no price: their tokens are the prompt's or the output's, or they only lower the cost.
+# Fields of a request that do not change its price: their tokens are the prompt's or the output's, or they lower it.
 _FREE = (
     *("output_config", "thinking", "tool_choice", "metadata", "stop_sequences", "stream", "betas", "diagnostics"),
     *("temperature", "top_p", "top_k", "billing_policy", "user_profile_id", "workspace_id", "fallback_credit_token"),
@@ -42,26 +42,27 @@ _UNBOUNDED_FIELDS = {
     "container": "code and skills in it run at the API",
 }
 _HARMLESS_EDITS = "clear_"
-"""Edits of ``context_management`` that only shorten the prompt begin so."""
+"""Prefix of the ``context_management`` edits that only shorten the prompt."""
 
-# Types of the Messages API's tools (its "Tool reference"), by what stands before the version's date.
+# Types of the Messages API's tools (its "Tool reference"), by the part before the version's date.
 _SERVER_TOOLS = ("web_search", "web_fetch", "code_execution", "tool_search_tool", "advisor", "mcp_toolset")
 _CLIENT_TOOLS = ("bash", "text_editor", "computer", "memory", "browser_toolset")
 
 # What the API adds to a prompt for a client tool that it defines: at most 1,234 tokens are documented (computer use,
-# with its system prompt), on a tokenizer that counted up to a third fewer. Nothing is documented of the other tools.
+# with its system prompt), on a tokenizer that counted up to a third fewer. The other tools are not documented.
 _DEFINED_TOKENS = {"bash": 2_000, "text_editor": 2_000, "computer": 2_000}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestOptions:
-    """What a request says that changes its price.
+    """The parts of a request that change its price.
 
     ``cache`` is the longest lifetime of any cache write that the request asks for; ``inference_geo`` is what it sends,
-    ``""`` if it sends none; ``speed`` is the mode that it asks for; ``batch`` whether it is part of a Message Batch.
+    ``""`` if it does not send it; ``speed`` is the mode that it asks for; ``batch`` whether it is part of a Message
+    Batch.
 
     Raises:
-        InvalidArgumentError: an option is none of the values above.
+        InvalidArgumentError: an option is not one of the values above.
     """
 
     cache: CacheChoice = "none"
@@ -102,12 +103,12 @@ def read_options(stated: Mapping[str, Any], content: Mapping[str, Any] | None = 
 
     Args:
         stated: ``cache`` (none, 5m or 1h), ``batch``, and fields of the Messages API as a request has them:
-            ``cache_control``, ``speed``, ``inference_geo``, ``service_tier``. Null is not stated.
+            ``cache_control``, ``speed``, ``inference_geo``, ``service_tier``. Null counts as not stated.
         content: the request's ``messages``, ``system`` and ``tools``, if they are known: each ``cache_control`` in them
             writes to the cache. Of several lifetimes the longest counts.
 
     Raises:
-        InvalidArgumentError: a value that does not exist, or a field that may have a price and is not known.
+        InvalidArgumentError: a value that does not exist, or an unknown field that may have a price.
     """
     known = {name: value for name, value in stated.items() if value is not None}
     unknown = known.keys() - {*_PRICED, *_FREE, *_UNBOUNDED_FIELDS, "tools"}
@@ -128,7 +129,7 @@ def read_options(stated: Mapping[str, Any], content: Mapping[str, Any] | None = 
 
 
 def why_unbounded(stated: Mapping[str, Any], content: Mapping[str, Any] | None = None) -> str:
-    """Say in a clause why no bound of a request is known; ``""`` if it has one.
+    """Return a clause on why a request has no known bound; ``""`` if it has one.
 
     Args:
         stated: as for ``read_options``.
@@ -148,18 +149,18 @@ def why_unbounded(stated: Mapping[str, Any], content: Mapping[str, Any] | None =
 
 
 def is_server_tool(tool: Mapping[str, Any]) -> bool:
-    """Say whether a tool of a request runs at the API, so that ``count_tokens`` refuses it too."""
+    """Return whether a tool of a request runs at the API, so that ``count_tokens`` refuses it too."""
     return str(tool.get("type") or "").startswith(_SERVER_TOOLS)
 
 
 def hidden_definition_tokens(tools: Sequence[Mapping[str, Any]]) -> int | None:
-    """Bound the prompt tokens of client tools that the API itself defines; ``None`` if nothing is known of one."""
+    """Bound the prompt tokens of client tools that the API itself defines; ``None`` if one of them is unknown."""
     total = 0
     for tool in tools:
         kind = str(tool.get("type") or "custom")
         if not kind.startswith(_CLIENT_TOOLS):
             continue
-        # The version's date parts "computer_20251124", of which it is known, from "computer_toolset_20260801".
+        # The date distinguishes "computer_20251124", whose tokens are known, from "computer_toolset_20260801".
         tokens = _DEFINED_TOKENS.get(kind.rpartition("_")[0])
         if tokens is None:
             return None
@@ -180,12 +181,12 @@ def _only_shortens(management: object) -> bool:
     )
 
 
-# What a caller's program wrote: a key of this name in it is data to the API.
+# Written by the caller's program: a key of this name in it is data to the API.
 _DATA = frozenset({"input", "input_schema", "input_examples"})
 
 
 def _lifetimes(content: Mapping[str, Any]) -> Iterator[CacheChoice]:
-    """Find the lifetime of every cache write that a request asks for.
+    """Yield the lifetime of every cache write that a request asks for.
 
     Raises:
         InvalidArgumentError: a ``cache_control`` that the API would refuse, with its place.

@@ -1,4 +1,4 @@
-"""Whether the model that answered is the one that was asked for, under whatever name a gateway gives it.
+"""The model that answered, compared with the one that was asked for, under any name that a gateway gives it.
 
     as it may be named                                     the id that it is compared by
     claude-opus-4-5-20251101, claude-opus-4-5@20251101     claude-opus-4-5
@@ -6,8 +6,8 @@
     us.anthropic.claude-opus-4-5-20251101-v1:0             claude-opus-4-5
     claude-opus-4-5-latest, claude-opus-4-5:beta           claude-opus-4-5
 
-Two names are the same model if they come to the same id, and two different dates do not stand side by side. Nothing
-else is guessed: a name that comes to no listed id has no price.
+Two names are the same model if they come to the same id and do not have two different dates. Nothing else is guessed:
+a name that does not come to a listed id has no price.
 """
 
 import json
@@ -25,7 +25,7 @@ _DOTTED = re.compile(r"(?<=\d)\.(?=\d)")
 
 
 def names_same_model(one: str, other: str) -> bool:
-    """Whether two names stand for one model; a name with a date is a form of the name without it."""
+    """Return whether two names stand for one model; a name with a date is a form of the name without it."""
     if one == other:
         return True
     (one_id, one_date), (other_id, other_date) = _parts(one), _parts(other)
@@ -33,14 +33,14 @@ def names_same_model(one: str, other: str) -> bool:
 
 
 def priced_as(name: str, listed: Iterable[str]) -> str | None:
-    """Return the listed id that a name comes to, the same date before no date; ``None`` if there is none."""
+    """Return the listed id that a name comes to, the same date before no date; ``None`` if none is listed."""
     ids = set(listed)
     model, date = _parts(name)
     return next((each for each in (name, f"{model}-{date}", model) if each in ids), None)
 
 
 def shown_model(name: str) -> str:
-    """Show a name that an endpoint gave, in quotes."""
+    """Return a name that an endpoint gave, in quotes."""
     return json.dumps(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}...")
 
 

@@ -1,8 +1,8 @@
-"""How many input tokens a request has, without asking the API.
+"""Input tokens of a request, without asking the API.
 
-Four figures, none of them exact: a bound that no tokenizer passes, the fewest that its words can be, an estimate of
-what is likely, and the margin that the API's own count deserves. They count what reaches the model: ``system``,
-``tools``, ``messages`` and ``output_config``. Between the fewest and the bound, a count by somebody else is plausible.
+Four figures, none of them exact: an upper bound for every tokenizer, a lower bound by the words, a likely estimate, and
+the margin to add to the API's own count. They count what reaches the model: ``system``, ``tools``, ``messages`` and
+``output_config``. A count from elsewhere is plausible if it lies between the two bounds.
 """
 
 import json
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from budget_tools.core.errors import InvalidArgumentError
 
-# The model's tokenizer works on bytes: no token of text is shorter than one. Measured over twenty hostile samples
-# (emoji, base64, rare scripts, control characters), current models came to one token a byte at the very most.
+# The model's tokenizer works on bytes: a token of text has at least one. Measured over twenty hostile samples (emoji,
+# base64, rare scripts, control characters), current models came to one token a byte at the very most.
 _MOST_TOKENS_PER_BYTE = 1
 
 # What the API adds around a request, unseen by the client: the frame of the conversation and, with tools, their
@@ -29,7 +29,7 @@ _LIKELY_TOKENS_NUMERATOR, _LIKELY_BYTES_DENOMINATOR = 2, 5
 MOST_TOKENS_PER_IMAGE = 4_784
 
 MOST_PROMPT_TOKENS = 1_000_000
-"""The longest prompt that any Claude model takes; the API refuses a longer one (Anthropic, "Context windows")."""
+"""Longest prompt of any Claude model; the API refuses a longer one (Anthropic, "Context windows")."""
 
 # The count endpoint is documented as an estimate that may differ by a small amount (Anthropic, "Token counting").
 _MARGIN_PERCENT = 2
@@ -40,11 +40,11 @@ _MARGIN_TOKENS = 64
 _WORD = re.compile(r"[0-9A-Za-z_\u0080-\U0010ffff]+")
 _FEWEST_TOKENS_NUMERATOR, _WORDS_DENOMINATOR = 3, 4
 
-# Scripts without spaces, and long runs of letters, look like one word: nothing that people write comes to more bytes a
-# token than this on average.
+# Scripts without spaces, and long runs of letters, look like one word: texts by people have at most this many bytes a
+# token on average.
 _MOST_WORD_BYTES_PER_TOKEN = 16
 
-# Tables and code have words of one letter; whatever the text, no more than this is ever demanded of a count.
+# Tables and code have words of one letter; this is the most that is demanded of a count for any text.
 _FEWEST_CHARACTERS_PER_TOKEN = 4
 
 _COUNTED_FIELDS = ("system", "tools", "messages", "output_config")
@@ -55,7 +55,7 @@ def most_input_tokens(request: Mapping[str, Any]) -> int:
 
     Text counts as its UTF-8 bytes in JSON, an image as the most that any image may cost. A PDF, or a document by
     reference, has as many tokens as its pages, which only the API sees: the request is then bounded by the longest
-    prompt that there is.
+    possible prompt.
 
     Raises:
         InvalidArgumentError: the request is not valid JSON text.
@@ -69,7 +69,7 @@ def most_input_tokens(request: Mapping[str, Any]) -> int:
 def likely_input_tokens(request: Mapping[str, Any]) -> int:
     """Estimate the input tokens of a Messages request, offline; the truth may lie on either side.
 
-    Where a document's pages cannot be seen, nothing is likely: it is the bound.
+    If a document's pages cannot be seen, the estimate is the bound.
 
     Raises:
         InvalidArgumentError: as for ``most_input_tokens``.
@@ -91,13 +91,13 @@ def least_input_tokens(request: Mapping[str, Any]) -> int:
 
 
 def is_enough(request: Mapping[str, Any], counted: int) -> bool:
-    """Whether the prompt of a request may have as few tokens as this; quicker than ``least_input_tokens`` if it may."""
+    """Return whether the prompt of a request may have so few tokens; quicker than ``least_input_tokens`` if it may."""
     texts = list(_texts_of(request))
     return counted >= max(1, _most_demanded(texts)) or counted >= _fewest(texts)
 
 
 def is_plausible_count(request: Mapping[str, Any], counted: int) -> bool:
-    """Whether the prompt of a request may have this many tokens, as far as its bytes tell.
+    """Return whether the prompt of a request may have this many tokens, judged by its bytes.
 
     Raises:
         InvalidArgumentError: as for ``most_input_tokens``.
@@ -106,7 +106,7 @@ def is_plausible_count(request: Mapping[str, Any], counted: int) -> bool:
 
 
 def with_margin(counted: int) -> int:
-    """Raise a count of the API's count endpoint by 2 % and 64 tokens, so that the billed input does not pass it.
+    """Return a count of the API's count endpoint plus 2 % and 64 tokens, so that the billed input does not pass it.
 
     Raises:
         InvalidArgumentError: the count is not a whole number, or negative.
@@ -117,7 +117,7 @@ def with_margin(counted: int) -> int:
 
 
 class _Size(NamedTuple):
-    """What a request holds: bytes of text as JSON, images beside it, and whether documents nobody here can see into."""
+    """Size of a request: bytes of text as JSON, images beside it, and whether it has documents unreadable here."""
 
     text_bytes: int
     images: int
@@ -125,7 +125,7 @@ class _Size(NamedTuple):
 
 
 class _Beside:
-    """Counts what stands beside the text while a request is walked."""
+    """Counts of the parts besides the text, found while a request is walked."""
 
     images = 0
     unseen = 0
@@ -155,10 +155,10 @@ def _text_in(content: Any, beside: _Beside) -> Any:  # noqa: ANN401 - text or a 
 
 
 def _text_of(block: Any, beside: _Beside) -> Any:  # noqa: ANN401 - a message or block as the host sent it
-    """Copy a message or block without what is not text in it, and count that.
+    """Return a copy of a message or block without the parts that are not text, and count those.
 
-    Only places where the API reads content blocks are walked. What merely looks like an image elsewhere, in a tool's
-    input for instance, is text to the API and is counted as text.
+    Only places where the API reads content blocks are walked. A part that merely looks like an image elsewhere, in a
+    tool's input for instance, is text to the API and is counted as text.
     """
     if not isinstance(block, Mapping):
         return block
@@ -190,7 +190,7 @@ def _fewest(texts: Sequence[str]) -> int:
     for text in texts:
         found = _WORD.findall(text)
         words += len(found)
-        # Half of a surrogate pair has no UTF-8, and is no reason not to count the rest.
+        # Half of a surrogate pair has no UTF-8; the rest is counted all the same.
         size += len("".join(found).encode(errors="replace"))
     by_words = words * _FEWEST_TOKENS_NUMERATOR // _WORDS_DENOMINATOR
     return max(1, min(max(by_words, size // _MOST_WORD_BYTES_PER_TOKEN), _most_demanded(texts)))
@@ -201,7 +201,7 @@ def _most_demanded(texts: Sequence[str]) -> int:
 
 
 def _texts_of(request: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the texts that the model surely reads; what is not as the API wants it has none."""
+    """Yield the texts that the model surely reads; parts in a form that the API refuses yield nothing."""
     yield from _texts_in(request.get("system"))
     messages = request.get("messages")
     for message in messages if isinstance(messages, list | tuple) else ():

@@ -1,9 +1,9 @@
-"""Running totals of usage: what was reported again and again while one answer came, put together.
+"""Running totals of usage: the repeated reports of one answer, put together.
 
-Every report is a total of everything so far. So of each count the highest is believed: a later report that is silent,
-null or 0 takes nothing back. A count that falls to another one than 0 contradicts what was said before; it is noted,
-and the highest still stands as what was surely used. A count of tokens that is not a whole number is kept, for the
-reader of the usage to refuse.
+Every report is a total of everything so far. So the highest value of each count is believed: a later report that is
+silent, null or 0 does not lower it. A count that falls to a value other than 0 contradicts an earlier report; it is
+noted, and the highest still counts as surely used. A count of tokens that is not a whole number is kept, for the reader
+of the usage to refuse.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from budget_tools.pricing.usage import TokenUsage
 
 Place = Literal["start", "middle", "end"]
-"""Where in an answer a report was: as it began, before more of the content came, or after the last of it."""
+"""Where in an answer a report was: at its beginning, before more of the content came, or after the last of it."""
 
 _PLAIN = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 
@@ -24,7 +24,7 @@ class RunningTotals:
 
     def __init__(self) -> None:
         self.counts: dict[str, Any] | None = None
-        """What is believed, in the shape of the reports; ``None`` if nothing was reported."""
+        """The counts that are believed, in the shape of the reports; ``None`` if nothing was reported."""
         self.problem = ""
         """Why a report cannot be read; ``""`` if all can."""
         self.fallen = ""
@@ -35,7 +35,7 @@ class RunningTotals:
         self._greatest = dict.fromkeys(_PLAIN, 0)
 
     def add(self, report: object, place: Place) -> None:
-        """Take the next report; the output of one at the start is a placeholder, and no total."""
+        """Add the next report; the output of one at the start is a placeholder, not a total."""
         if report is None or report == {}:
             return
         if not isinstance(report, Mapping):
@@ -52,13 +52,13 @@ class RunningTotals:
 
     @property
     def has_no_prompt(self) -> bool:
-        """Whether the prompt was counted, and came to 0."""
+        """Whether the prompt was counted, and the count is 0."""
         return (self.counts or {}).get("input_tokens") == 0 and not any(
             count for name, count in self._greatest.items() if name != "output_tokens"
         )
 
     def least_usage(self) -> TokenUsage:
-        """Return what was surely used, by the highest plain counts; what is not a count is 0.
+        """Return what was surely used, by the highest plain counts; a value that is not a count is taken as 0.
 
         Raises:
             UsageError: a count is too large to be true.
@@ -80,7 +80,7 @@ class RunningTotals:
             elif type(value) is int and type(before) is int:
                 if value and value < before:
                     self.fallen = self.fallen or f"{name} fell from {before} to {value}"
-                # What no count can be is not covered up by one that can.
+                # A value that cannot be a count is not replaced by a later one that can.
                 merged[name] = min(before, value) if min(before, value) < 0 else max(before, value)
             elif isinstance(value, Mapping) and isinstance(before, Mapping) and depth < _MAX_DEPTH:
                 merged[name] = self._merged(before, value, depth + 1)
@@ -94,5 +94,5 @@ def _number(value: object) -> int:
 
 
 def _is_odd(name: str, value: object) -> bool:
-    """Whether something stands where a count belongs, and is not one."""
+    """Return whether a field that should be a count has a value that is not."""
     return name.endswith("_tokens") and value is not None and value != "" and type(value) is not int

@@ -1,9 +1,9 @@
-"""What calls to a model used, as they reported it.
+"""Usage of calls to a model, as they reported it.
 
-The report is the only witness of what a call costs, so it is read strictly: a count that is missing or cannot be is an
-error and never a zero, and a field that may cost money and is not known is one as well. ``read_usage`` is the one
-reader of all reports, of delegations and of tools; ``usage_shapes`` has the shapes they come in, ``usage_steps`` the
-steps of one call. Prices are no business of these modules; ``book`` turns usage into money.
+The report is the only evidence of what a call costs, so it is read strictly: a missing or impossible count is an error
+and never a zero, and so is an unknown field that may cost money. ``read_usage`` is the one reader of all reports, of
+delegations and of tools; ``usage_shapes`` has the shapes they come in, ``usage_steps`` the steps of one call. These
+modules know no prices; ``book`` turns usage into money.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ __all__ = ["MAX_COUNT", "CacheTtl", "ReportedUsage", "TokenUsage", "UsageEntry",
 SERVICE_TIERS = ("standard", "batch", "priority")
 SPEEDS = ("standard", "fast")
 
-# What holds the usage of an answer, in the answers of these APIs and libraries.
+# Fields that hold the usage of an answer, in the answers of these APIs and libraries.
 _WHOLE_ANSWER = ("modelUsage", "model_usage", "usage", "usage_metadata")
 
 
@@ -28,11 +28,11 @@ _WHOLE_ANSWER = ("modelUsage", "model_usage", "usage", "usage_metadata")
 class TokenUsage:
     """Everything about one finished call that has a price.
 
-    ``input_tokens`` counts only what neither came from the cache nor went into it (Messages API, usage);
-    ``output_tokens`` includes thinking. ``inference_geo`` is kept as reported, ``""`` when it was not.
+    ``input_tokens`` counts only tokens that were neither read from the cache nor written to it (Messages API, usage);
+    ``output_tokens`` includes thinking. ``inference_geo`` is kept as reported, ``""`` if it was not.
 
     Raises:
-        UsageError: a count is not a whole number from 0 to int64, or the tier or the speed is none that has a price.
+        UsageError: a count is not a whole number from 0 to int64, or the tier or the speed has no price.
     """
 
     input_tokens: int
@@ -69,7 +69,7 @@ class TokenUsage:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it counts nothing at all."""
+        """Whether all of its counts are 0."""
         return not (self.prompt_tokens or self.output_tokens or self.web_search_requests)
 
 
@@ -78,7 +78,7 @@ class UsageEntry:
     """Usage that is priced by itself: of one call, of one step of it, or of several calls in one sum.
 
     ``model`` is the model that it names, ``""`` for the model of the call; ``calls`` is how many calls it sums up,
-    ``None`` if nobody said.
+    ``None`` if that is not known.
     """
 
     usage: TokenUsage
@@ -90,8 +90,8 @@ class UsageEntry:
 class ReportedUsage:
     """Everything that a report charges for, as entries that are priced one by one and added up.
 
-    ``warnings`` are clauses about what the report holds beside it, for the caller to pass on. ``stated_costs`` are the
-    sums of money that stand beside the counts, by the names of their fields, in US dollars.
+    ``warnings`` are clauses about the rest of the report, for the caller to pass on. ``stated_costs`` are the sums of
+    money stated beside the counts, by the names of their fields, in US dollars.
     """
 
     entries: tuple[UsageEntry, ...]
@@ -114,13 +114,13 @@ def read_usage(usage: object, *, unsplit_cache_ttl: CacheTtl = "1h", calls: int 
 
     Args:
         usage: the object as it came, nulls and unknown fields included.
-        unsplit_cache_ttl: which lifetime to charge cache writes as that the report does not split. The dearer hour is
+        unsplit_cache_ttl: the lifetime to charge for cache writes that the report does not split. The dearer hour is
             right for usage of unknown origin; a caller that asked for five minutes says so, or its cost may pass a
             bound that was computed for five minutes.
         calls: how many calls one object sums up, if that is known.
 
     Raises:
-        UsageError: usage is missing, incomplete or impossible, or holds what has no known price.
+        UsageError: usage is missing, incomplete or impossible, or holds something without a known price.
     """
     if usage is None:
         raise UsageError("The response carries no usage, so its cost is unknown.")
@@ -155,7 +155,7 @@ def _one_report(usage: object, at: str, unsplit_cache_ttl: CacheTtl, calls: int 
 
 
 def _by_model(usage: Mapping[str, object]) -> list[tuple[str, Mapping[str, object]]]:
-    """Return the usage of each model, if that is what the object holds (Claude Code's ``modelUsage``)."""
+    """Return the usage of each model, if the object holds that (Claude Code's ``modelUsage``)."""
     found: list[tuple[str, Mapping[str, object]]] = []
     for name, each in usage.items():
         if not isinstance(each, Mapping) or not all(path in each for path in CLAUDE_CODE_MODEL.needs):
@@ -204,7 +204,7 @@ def _token_usage(counts: Reading) -> TokenUsage:
 
 
 def _joined(reports: Sequence[ReportedUsage]) -> ReportedUsage:
-    """Join reports into one; a stated cost is one of all of them, or of none."""
+    """Return reports as one; a stated cost is kept only if it is stated in all of them."""
     names = set[str]().union(*(report.stated_costs for report in reports))
     return ReportedUsage(
         entries=tuple(entry for report in reports for entry in report.entries),

@@ -1,7 +1,7 @@
 """A usage object as it came, with a note of which of its fields were read.
 
-Whoever reads usage must account for all of it: a count that nobody read would be spend that nobody charged. So every
-field is read through ``Fields``, and what is left over is looked through for anything that could cost money.
+A reader of usage must account for all of it: a count that is not read would be spend that is not charged. So every
+field is read through ``Fields``, and the remaining fields are searched for anything that could cost money.
 """
 
 import re
@@ -21,7 +21,7 @@ _SPEAKS_OF_COST = re.compile(
     "|input|output|prompt|completion|reason|think|audio|image|video|pixel|character|page|second|hour",
     re.IGNORECASE,
 )
-"""Words in the name of whatever providers and libraries count for a price."""
+"""Words in field names that providers and libraries use for anything with a price."""
 
 # Sums of money for the whole call, in US dollars, by their names without case and underscores.
 _STATED_COSTS = frozenset({"cost", "costusd", "totalcost", "totalcostusd", "responsecost"})
@@ -37,7 +37,7 @@ class Fields:
 
     Args:
         raw: the object.
-        at: where in the usage it stands, as the paths in sentences begin.
+        at: where it is within the usage; the paths in sentences begin with it.
     """
 
     def __init__(self, raw: Mapping[str, object], at: str = "") -> None:
@@ -46,7 +46,7 @@ class Fields:
         self._read: set[_Path] = set()
 
     def has(self, path: str) -> bool:
-        """Check whether a field stands there, null or not; it does not count as read."""
+        """Return whether a field exists, null or not; it does not count as read."""
         *sections, name = path.split(".")
         section: object = self.raw
         for each in sections:
@@ -95,7 +95,7 @@ class Fields:
         return value
 
     def stated_costs(self) -> dict[str, Fraction]:
-        """Read the sums of money that stand beside the counts, in US dollars; those of 0 and the parts are left out."""
+        """Read the sums of money stated beside the counts, in US dollars; those of 0 and the parts are left out."""
         stated: dict[str, Fraction] = {}
         for name, value in self.raw.items():
             if str(name).replace("_", "").casefold() not in _STATED_COSTS:
@@ -122,7 +122,7 @@ class Fields:
             raise self.error(f"{'.'.join(path)} ({shown(value)}) has no known price in usage of {shape}")
 
     def error(self, what: str) -> UsageError:
-        """Make the error of a field: ``what`` begins with its path."""
+        """Return the error of a field; ``what`` begins with its path."""
         return UsageError(f"The usage's {self.at}{what}.")
 
     def _unread(self) -> Iterator[tuple[_Path, object]]:
@@ -140,12 +140,12 @@ class Fields:
 
 
 def check_count(path: str, value: object) -> int:
-    """Return a count that can be.
+    """Return a count that is possible.
 
     Raises:
         UsageError: it is not a whole number from 0 to int64.
     """
-    # bool is an int to Python, and a float may have lost what it counted: neither is a count.
+    # bool is an int to Python, and a float may have lost digits: neither is a count.
     if type(value) is not int:
         raise UsageError(f"The usage's {path} must be a whole number.")
     if value < 0:
@@ -164,12 +164,12 @@ def shown(value: object) -> str:
 
 
 def _unwrapped(section: object) -> object:
-    """Take a section out of the list of one that some serializers put around it."""
+    """Return a section without the list of one that some serializers put around it."""
     return section[0] if isinstance(section, list) and len(section) == 1 else section
 
 
 def _is_some(value: object) -> bool:
-    """Check whether a leaf counts something: a number but 0, in digits or in text, or a yes."""
+    """Return whether a leaf counts something: a number other than 0, as a number or as text, or a yes."""
     if isinstance(value, bool | int | float | Decimal):
         return value != 0
     number = _decimal(value)
@@ -177,7 +177,7 @@ def _is_some(value: object) -> bool:
 
 
 def _number(value: object) -> Fraction:
-    """Return the sum of money that a number, or a text that holds one, can be; 0 for anything else."""
+    """Return the sum of money that a number, or a text that holds one, states; 0 for anything else."""
     number = _decimal(value)
     if number is None or not number.is_finite() or abs(number.adjusted()) > _LONGEST_SHOWN:
         return Fraction(0)
@@ -187,7 +187,7 @@ def _number(value: object) -> Fraction:
 def _decimal(value: object) -> Decimal | None:
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
         return None
-    # By way of its digits: 0.1 is a tenth, whatever a float holds.
+    # Through its digits: 0.1 is a tenth, whatever a float holds.
     text = str(MAX_COUNT) if isinstance(value, int) and abs(value) > MAX_COUNT else str(value)
     try:
         return Decimal(text[:_MOST_DIGITS].strip().strip("$").replace(",", "").replace("_", ""))

@@ -1,14 +1,14 @@
-"""The shapes that usage comes in, as one table: whose it is, how it is told, and how its counts map to ours.
+"""The shapes that usage comes in, as one table: its source, its telling fields, and how its counts map to ours.
 
-The Messages API counts a prompt in parts that exclude each other: what was read from the cache, what was written to it,
-and the rest. Most libraries report the whole prompt and the cached parts of it, under similar names. Taken for one
+The Messages API counts a prompt in parts that exclude each other: tokens read from the cache, tokens written to it, and
+the rest. Most libraries report the whole prompt and the cached parts of it, under similar names. Mistaken for one
 another they are priced far too low or too high, so each shape is known by fields that only it has, and the parts are
-taken out of the whole where the whole includes them. ``docs/usage.md`` shows the same table, with the versions of the
+subtracted from the whole if the whole includes them. ``docs/usage.md`` shows the same table, with the versions of the
 packages that it was compared with.
 
 A field of usage is one of four things: it is counted; it is part of a count and free of extra charge, but no larger
-than it; it is free whatever it says; or it is not known, and an error unless its name or its value says that it costs
-nothing (``Fields.refuse_unread``).
+than it; it is always free; or it is unknown, and an error unless its name or its value shows that it costs nothing
+(``Fields.refuse_unread``).
 """
 
 from collections.abc import Mapping
@@ -27,20 +27,20 @@ Part = Literal["input", "output", "cache_read", "cache_write"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """How one source of usage names its counts; a path names a field by its sections (``Fields``).
+    """The names that one source of usage gives its counts; a path names a field by its sections (``Fields``).
 
     Attributes:
-        name: whose usage it is, for sentences and for the documentation.
+        name: the source of the usage, for sentences and for the documentation.
         tells: fields of which any one, null or not, shows that usage has this shape; none for the Messages API's own.
-        needs: fields without which it has not.
+        needs: fields without which usage does not have this shape.
         input: the count of the prompt.
         includes_cache: whether ``input`` is the whole prompt, cached tokens included.
         output: the count of the answer, thinking included.
-        cache_read, cache_write, web_searches: names of one count; those that are there must agree.
+        cache_read, cache_write, web_searches: names of one count; those that exist must agree.
         cache_write_5m, cache_write_1h: parts of ``cache_write``, by lifetime.
         cache_write_rest: writes beside those of known lifetime, if the shape has no sum of all.
-        unsplit: the lifetime of writes that have none: ``""`` for the one that the caller says. A library that names
-            writes of an hour apart means five minutes by the others.
+        unsplit: the lifetime of writes without one: ``""`` for the one that the caller gives. A library that counts
+            writes of an hour separately means five minutes by the others.
         total: names of the sum of prompt and answer.
         rival: a library that uses the same names, has ``total`` beside them, and leaves the cache out of ``input``.
         within: parts of a count, free of extra charge.
@@ -74,7 +74,7 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """What one usage object counts, in the Messages API's parts; ``calls`` is ``None`` if it does not say."""
+    """The counts of one usage object, in the Messages API's parts; ``calls`` is ``None`` if it is not stated."""
 
     input_tokens: int
     output_tokens: int
@@ -123,7 +123,7 @@ MESSAGES = Shape(
     free=_SERVER_TOOLS,
     elsewhere=("iterations", "fallback_credit"),
 )
-"""Also Claude Code's transcripts and results, and the Agent SDK's."""
+"""The Messages API's own shape; also of Claude Code's transcripts and results, and of the Agent SDK."""
 
 CLAUDE_CODE_MODEL = Shape(
     name="Claude Code's modelUsage",
@@ -168,7 +168,7 @@ PYDANTIC_AI = Shape(
         "input_text_tokens": "input",
         "output_text_tokens": "output",
         "cache_text_read_tokens": "cache_read",
-        # What the provider reported, kept beside the counts that were made of it.
+        # What the provider reported, kept beside the counts that were made from it.
         "details.input_tokens": "input",
         "details.output_tokens": "output",
         "details.cache_read_input_tokens": "cache_read",
@@ -244,7 +244,7 @@ OPENAI_RESPONSES = Shape(
 )
 
 SHAPES = (CLAUDE_CODE_MODEL, LANGCHAIN, LITELLM, OPENAI_CHAT, OPENAI_RESPONSES, PYDANTIC_AI, MESSAGES)
-"""Every shape, in the order in which they are tried; the Messages API's is what no other field tells apart."""
+"""Every shape, in the order in which they are tried; the Messages API's is the default, without telling fields."""
 
 
 def shape_of(fields: Fields) -> Shape:
@@ -263,11 +263,11 @@ def read_counts(fields: Fields, shape: Shape, *, unsplit_cache_ttl: CacheTtl) ->
     Args:
         fields: the object.
         shape: the shape that it has.
-        unsplit_cache_ttl: the lifetime of cache writes that have none, if the shape does not settle it.
+        unsplit_cache_ttl: the lifetime of cache writes without one, if the shape does not settle it.
 
     Raises:
-        UsageError: a count is missing or cannot be, counts contradict each other, or a field that may cost money is
-            not known; names the field.
+        UsageError: a count is missing or impossible, counts contradict each other, or an unknown field may cost money;
+            names the field.
     """
     tokens = {shape.input: fields.count(shape.input), shape.output: fields.count(shape.output)}
     read = _one(fields, shape.cache_read)

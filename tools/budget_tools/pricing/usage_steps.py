@@ -1,18 +1,18 @@
-"""What of one usage object is priced by itself: its counts, or the steps or requests that it lists.
+"""The parts of one usage object that are priced by themselves: its counts, or the steps or requests that it lists.
 
 The Messages API may sample several times for one call, and lists each time in ``iterations``. Steps of the type
-``message`` alone are what the top-level counts say already: those are priced, and the list is never added up. Steps of
-the other types are billed on top of them, or at another model:
+``message`` alone repeat the top-level counts: those are priced, and the list is never added up. Steps of the other
+types are billed on top of them, or at another model:
 
     compaction         a summary of the conversation, at the model of the call; in no top-level count
     advisor_message    a consultation of another model, which it names; in no top-level count
     fallback_message   the answer of another model, which it names, after attempts that declined; the top-level counts
                        describe this attempt alone
 
-With any of these, or with steps of several models, the list is the record, and every step is priced by itself; also an
-attempt that declined without output, which is billed or not by a category that usage does not tell. (Types and fields:
-anthropic 2.15, ``types/beta/beta_iterations_usage.py``; billing: Anthropic's pages on compaction, the advisor tool, and
-refusals and fallback.)
+With any of these, or with steps of several models, the list is the record, and every step is priced by itself. So is an
+attempt that declined without output; whether it is billed depends on a category that usage does not contain. (Types and
+fields: anthropic 2.15, ``types/beta/beta_iterations_usage.py``; billing: Anthropic's pages on compaction, the advisor
+tool, and refusals and fallback.)
 
 The OpenAI Agents SDK sums up the calls of a run, and may list each in ``request_usage_entries``; then those are priced.
 """
@@ -31,7 +31,7 @@ _WORDS = ("service_tier", "inference_geo", "speed")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """What is priced by itself; ``model`` is ``""`` for the model of the call."""
+    """A part that is priced by itself; ``model`` is ``""`` for the model of the call."""
 
     counts: Reading
     model: str = ""
@@ -40,7 +40,7 @@ class Step:
 
 
 def priced_steps(fields: Fields, top: Reading, shape: Shape, *, unsplit_cache_ttl: CacheTtl) -> tuple[Step, ...]:
-    """Return what is to be priced of a usage object.
+    """Return the parts of a usage object that are to be priced.
 
     Args:
         fields: the usage object.
@@ -102,7 +102,7 @@ def _iterations(fields: Fields, top: Reading, unsplit_cache_ttl: CacheTtl) -> It
         if not model and kind == "advisor_message":
             raise UsageError(f"The usage has no {entry.at}model, so the price of that entry is unknown.")
         counts = read_counts(entry, MESSAGES, unsplit_cache_ttl=unsplit_cache_ttl)
-        # Tier, speed and geography are said once for the whole call.
+        # Tier, speed and geography are stated once for the whole call.
         said = {name: getattr(counts if entry.value(name) else top, name) for name in _WORDS}
         yield Step(counts=replace(counts, **said), model=model, type=kind, calls=1)
 

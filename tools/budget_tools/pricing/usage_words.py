@@ -11,7 +11,7 @@ _SERVICE_TIERS = {
 }
 _SPEEDS = {**dict.fromkeys(("", "default", "none", "normal", "standard"), "standard"), "fast": "fast"}
 
-# A geography that is not listed is kept as it came: whether it has a price is for the price book to say.
+# A geography that is not listed is kept as it came: the price book decides whether it has a price.
 _GEOGRAPHIES = {**dict.fromkeys(("", "global", "n/a", "none", "not_available", "null"), ""), "us": "us"}
 
 

@@ -1,1 +1,1 @@
-"""Reserving budget and settling what was spent."""
+"""Reservation of budget and settlement of what was spent."""

@@ -1,7 +1,7 @@
-"""Whose reservation it is: a delegation's is settled by that delegation alone, also where the authority cannot tell.
+"""Ownership of reservations: only a delegation itself settles its reservations, even if the authority cannot tell.
 
-The embedded ledger refuses everybody else by itself. A Cycles server knows no owners, so the tools look first: a
-delegation names itself in the tags of all that it reserves.
+The embedded ledger refuses all other callers itself. A Cycles server does not know owners, so the tools check first: a
+delegation names itself in the tags of all its reservations.
 """
 
 import re
@@ -19,17 +19,17 @@ _OWNER = re.compile(r"delegation[:-]([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}
 
 
 def delegation_of(row: Mapping[str, Any]) -> str:
-    """Return the id of the delegation that a protocol Reservation belongs to; empty if it belongs to none."""
+    """Return the id of the delegation that a protocol Reservation belongs to; empty if it does not belong to one."""
     tags = (row.get("action") or {}).get("tags") or ()
     found = (_OWNER.fullmatch(str(each)) for each in (row.get("owner", ""), *tags))
     return next((match[1] for match in found if match), "")
 
 
 async def refuse_a_delegations(cycles: "AsyncCyclesClient", reservations: "Reservations", reservation_id: str) -> None:
-    """Refuse to settle or extend what belongs to a delegation; what is not known is left to the authority.
+    """Raise if a reservation to settle or extend belongs to a delegation; an unknown one is left to the authority.
 
     Raises:
-        AuthorityError: it belongs to one; nothing was asked for.
+        AuthorityError: it belongs to one; the authority was not asked to change it.
     """
     action = reservations.action_of(reservation_id)
     if action is None:

@@ -1,4 +1,4 @@
-"""A spend as it is written down before it may happen, and where it is written."""
+"""Spends as they are written down before they may happen, and the log that keeps them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,24 +23,24 @@ class Spend:
     bound: int
     """The reserved amount, in ``unit``."""
     is_hold: bool = False
-    """Held and not spent: given back, not charged, if its process dies."""
+    """Whether the money is held and not spent: released, not charged, if its process dies."""
     charge: int | None = None
-    """What it cost, once that is known; ``None`` before."""
+    """Its cost, once known; ``None`` before."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What its commit says beside the amount."""
+    """What its commit reports besides the amount."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settled:
-    """What a spend came to, in its unit; together what it cost."""
+    """The result of a spend, in its unit; both parts together are its cost."""
 
     charged: int
     uncovered: int
-    """What it cost beyond that: the budget could not cover it, and nobody was charged."""
+    """Cost beyond the charge: the budget could not cover it, and it was not charged to any budget."""
 
 
 class LimitReachedError(BudgetError):
-    """A spend does not fit into the delegation's own limit, or into one that it was made under; nothing was written."""
+    """A spend does not fit the limit of its delegation, or of one above it; nothing was written."""
 
     code = "LIMIT_REACHED"
 
@@ -50,14 +50,14 @@ class LimitReachedError(BudgetError):
 
 
 class SpendLog(Protocol):
-    """Where spends are written down before they may happen."""
+    """A log of spends, written before they may happen."""
 
     async def mark_in_flight(self, spend: Spend) -> None:
         """Write a spend down.
 
         Raises:
-            LimitReachedError: it does not fit into a limit of the delegation; nothing was written.
+            LimitReachedError: it does not fit a limit of the delegation; nothing was written.
         """
 
     def clear(self, reservation_id: str) -> None:
-        """Note that a spend is settled."""
+        """Record that a spend is settled."""

@@ -1,20 +1,20 @@
-"""Spending money that is reserved first, whatever happens in between: a turn's request, or a tool's call.
+"""Spending of money that is reserved first, whatever happens in between: a turn's request, or a tool's call.
 
-What a reservation becomes (spend that may have happened is never handed back):
+What a reservation becomes (spend that may have happened is never released):
 
     what happened                                   what the reservation becomes
     denied                                          nothing was held, nothing was done
     not done, or refused unbilled                   released
     done, and its cost is known                     committed at its exact cost
     done, and its cost is not known                 committed at the bound, marked ``actual_source: "bound"``
-    the process died before it was done             the lease runs out and gives it back
-    the process died after that                     settled at the next start, by what was written down; if nobody
-                                                    starts, the embedded ledger charges it when the lease runs out
-    somebody else has settled the reservation       booked as an event (``spend_client.py``)
+    the process died before it was done             released when the lease expires
+    the process died after that                     settled at the next start, from what was written down; if no
+                                                    process starts, the embedded ledger charges it at the lease's expiry
+    the reservation was settled by another party    booked as an event (``spend_client.py``)
 
-Two things are durable just before the deed. The *spend*, in the delegations' store, is what the next start settles by.
-And the lease is extended by a moment with ``metadata: {"on_expiry": "charge"}``: the embedded ledger heeds it, a real
-Cycles server proves that the lease still lives and otherwise ignores it.
+Two things are made durable just before the action. The *spend*, in the delegations' store, is what the next start
+settles from. And the lease is extended by a moment with ``metadata: {"on_expiry": "charge"}``: the embedded ledger
+heeds it; a real Cycles server proves that the lease is still live and otherwise ignores it.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from budget_tools.spends.spend_client import SpendClient
 logger = logging.getLogger(__name__)
 
 LEASE_MS = 120_000
-"""How long a reservation lives between heartbeats."""
+"""Lifetime of a reservation between heartbeats."""
 
 HOLD_MS = 900_000
 """How long money is held without a heartbeat: longer than any single turn takes."""
@@ -48,7 +48,7 @@ _OVERAGE_POLICY = "ALLOW_IF_AVAILABLE"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpendRequest:
-    """What is to be spent: everything that the reserve says, so that repeating it finds the same reservation."""
+    """Everything that the reserve states of a spend, so that repeating it finds the same reservation."""
 
     key: str
     """Idempotency key of the reserve; a new one for every reservation."""
@@ -72,7 +72,7 @@ class SpendRequest:
         return Amount(unit=Unit(self.unit), amount=self.bound)
 
     def spend(self, reservation_id: str, *, is_hold: bool = False) -> Spend:
-        """Give what is written down of it."""
+        """Return the spend to write down."""
         return Spend(
             reservation_id=reservation_id,
             turn=self.turn,
@@ -86,12 +86,12 @@ class SpendRequest:
 
 
 class NotSpentError(Exception):
-    """Leaves a lease where surely nothing was spent, so that its reservation is released."""
+    """An exit from a lease if surely nothing was spent, so that its reservation is released."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LimitDenial:
-    """The delegation's own limit, or that of one above it, does not cover the spend; nothing is held for it."""
+    """A denial by the limit of the delegation, or of one above it; nothing is held for the spend."""
 
     left_microcents: int
 
@@ -105,12 +105,12 @@ class Lease:
     _cycles: SpendClient
     _log: SpendLog
     metadata: dict[str, Any] = field(default_factory=dict)
-    """What the commit says beside the amount; it must be complete when the lease is left."""
+    """What the commit reports besides the amount; it must be complete when the lease is left."""
     has_departed: bool = False
 
     @property
     def reservation_id(self) -> str:
-        """The authority's name for it."""
+        """The authority's id of the reservation."""
         return self._reservation.reservation_id
 
     @property
@@ -120,7 +120,7 @@ class Lease:
 
     @property
     def caps(self) -> Caps | None:
-        """What the authority allows beside the amount (Cycles v0, Caps)."""
+        """Caps that the authority set besides the amount (Cycles v0, Caps)."""
         return self._reservation.caps
 
     @property
@@ -133,14 +133,14 @@ class Lease:
 
     @property
     def usage(self) -> StreamUsage:
-        """What the commit reports as metrics."""
+        """Metrics that the commit reports."""
         return self._reservation.usage
 
     async def mark_in_flight(self) -> None:
-        """Write down, durably, that from now on it may have been spent.
+        """Write down, durably, that the money may be spent from now on.
 
         Raises:
-            AuthorityError: the reservation does not live any more; nothing may be done under it.
+            AuthorityError: the reservation is no longer live; nothing may be done under it.
             LimitReachedError: the delegation's own limits do not cover it.
         """
         await self._log.mark_in_flight(self.order.spend(self.reservation_id))
@@ -152,7 +152,7 @@ class Lease:
         try:
             response = await self._cycles.extend_reservation(self.reservation_id, extension)
             if response.is_transport_error or response.is_server_error:
-                # Its answer may have been lost on the way: the same key gives it again.
+                # Its answer may have been lost on the way: the same key returns it again.
                 response = await self._cycles.extend_reservation(self.reservation_id, extension)
             body_of(response, f"confirm the reservation of {self.order.name}")
         except BaseException:
@@ -161,12 +161,12 @@ class Lease:
         self.has_departed = True
 
     def settle(self, amount: int) -> None:
-        """Say what it cost, before the lease is left."""
+        """Set the cost, before the lease is left."""
         self._reservation.usage.set_actual_cost(amount)
 
 
 class Reserver:
-    """Spends on behalf of one delegation, whose ``SpendClient`` it is given."""
+    """Spender on behalf of one delegation, through that delegation's ``SpendClient``."""
 
     def __init__(self, *, cycles: SpendClient, log: SpendLog) -> None:
         self._cycles = cycles
@@ -175,18 +175,18 @@ class Reserver:
     async def spend(
         self, order: SpendRequest, deed: Callable[[Lease], Awaitable[None]]
     ) -> Denial | LimitDenial | Settled | None:
-        """Reserve, let the deed be done, and settle; settled when this returns, unless the authority is away.
+        """Reserve, run the action, and settle; settled when this returns, unless the authority is unavailable.
 
         Args:
             order: what is reserved.
-            deed: departs, does it and settles the lease, or raises ``NotSpentError`` where nothing was spent. Nothing
-                else may be raised after it departed; cancellation cannot reach it.
+            deed: the action: marks the spend in flight, performs it and settles the lease, or raises ``NotSpentError``
+                if nothing was spent. It may not raise anything else once in flight; cancellation cannot reach it.
 
         Returns:
-            A denial, with nothing done; else what was charged for the deed, ``None`` if the authority has not said yet.
+            A denial, with nothing done; else what was charged for it, ``None`` if the authority has not said yet.
 
         Raises:
-            NotSpentError: as the deed raised it.
+            NotSpentError: as ``deed`` raised it.
             AuthorityError: the reserve failed for another reason than budget; nothing was done.
         """
         metadata: dict[str, Any] = {}
@@ -229,10 +229,10 @@ class Reserver:
         """Hold money without spending it; ``spend`` with the same order finds the same reservation again.
 
         Returns:
-            The reservation's id, or why there is none.
+            The reservation's id, or the denial.
 
         Raises:
-            AuthorityError: there was no answer, or another refusal than a denial.
+            AuthorityError: the authority did not answer, or refused for another reason than a denial.
         """
         request = ReservationCreateRequest(
             idempotency_key=order.key,
@@ -245,7 +245,7 @@ class Reserver:
         with anyio.CancelScope(shield=True):
             response = await self._cycles.create_reservation(request)
             if response.is_transport_error or response.is_server_error:
-                # It may be held already, by a reservation that nobody knows: the same key finds that.
+                # The money may be held already, by a reservation of unknown id: the same key finds it.
                 response = await self._cycles.create_reservation(request)
             denial = denial_of(response)
             if denial is not None:
@@ -259,7 +259,7 @@ class Reserver:
         return reservation_id
 
     async def release(self, reservation_id: str, key: str) -> None:
-        """Give a hold back; where the authority is away, its lease runs out by itself."""
+        """Release a hold; if the authority is unavailable, its lease expires by itself."""
         release = {"idempotency_key": f"release-{key}", "reason": "not needed any more"}
         with anyio.CancelScope(shield=True):
             response = await self._cycles.release_reservation(reservation_id, release)
@@ -274,10 +274,10 @@ _PATIENCE_SECONDS = 0.1
 
 
 async def _stop(heartbeat: asyncio.Task[None] | None) -> None:
-    """End a heartbeat before its lease is left.
+    """Stop a heartbeat before its lease is left.
 
-    Up to Python 3.11 ``asyncio.wait_for`` loses a cancellation that comes together with the answer it waits for. The
-    client library cancels once and then waits: where the extension was being answered, it would wait for the whole of
+    Up to Python 3.11 ``asyncio.wait_for`` loses a cancellation that arrives together with the answer it waits for. The
+    client library cancels once and then waits: if the extension was being answered, it would wait for the whole of
     the lease, and those after it.
     """
     while heartbeat is not None and not heartbeat.done():

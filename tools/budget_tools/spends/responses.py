@@ -1,4 +1,4 @@
-"""Reading the budget authority's answers: a body, a denial, or an error with one clear sentence.
+"""Responses of the budget authority: a body, a denial, or an error with one clear sentence.
 
 Bodies are read field by field rather than through the client library's models, which refuse fields that current
 authorities send.
@@ -28,10 +28,10 @@ DENIALS = frozenset(
         "ACTION_QUOTA_EXCEEDED",
     }
 )
-"""Protocol error codes that say no for want of budget; every other code says that something is wrong."""
+"""Protocol error codes that deny for lack of budget; every other code means that something is wrong."""
 
 MAX_PAGE = "200"
-"""Most balances of one answer (Cycles v0, parameter Limit), as the client takes it."""
+"""Maximum number of balances of one answer (Cycles v0, parameter Limit), as the client takes it."""
 
 _NO_BUDGET = "BUDGET_NOT_FOUND"
 
@@ -62,25 +62,25 @@ _REMEDIES = {
 }
 
 UNCOVERED_HEADER = "x-budget-uncovered"
-"""Header by which the embedded ledger says what budgets could not cover: JSON, a list of scope, unit and amount.
+"""Header in which the embedded ledger reports what budgets could not cover: JSON, a list of scope, unit and amount.
 
-Not in the body: the client library refuses balances with fields that the protocol does not have.
+It is not in the body: the client library refuses balances with fields that the protocol does not have.
 """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Denial:
-    """Budget was refused; nothing is held."""
+    """A refusal for lack of budget; nothing is held."""
 
     reason_code: str
     hint: str
     retry_after_ms: int | None = None
     blocked_by_scope: str = ""
-    """Whose budget said no, where the authority tells."""
+    """Scope of the budget that refused, if the authority names it."""
 
 
 def denial_of(response: "CyclesResponse") -> Denial | None:
-    """Tell a denial of a reserve from its other answers."""
+    """Return the denial that a reserve was answered with; ``None`` for any other answer."""
     body = _object_in(response) or {}
     if response.is_success:
         is_denied, code = body.get("decision") == "DENY", str(body.get("reason_code") or "DENIED")
@@ -93,11 +93,11 @@ def denial_of(response: "CyclesResponse") -> Denial | None:
 
 
 def denial_from(error: "CyclesProtocolError") -> Denial | None:
-    """Tell a denial from the other errors that a stream reservation raises when it is entered."""
-    # The library calls a code that it does not know UNKNOWN; the detail beside it says which it was.
+    """Return the denial in an error of entering a stream reservation; ``None`` for any other error."""
+    # The library calls an unknown code UNKNOWN; the detail beside it has the code itself.
     detail = _deny_detail(error.details)
     code = str(detail.get("reason_code") or error.error_code or error.reason_code or "DENIED")
-    # Under a status of 200, only a denial has these words: the library raises for an answer that it cannot read, too.
+    # Under status 200, only a denial has these words: the library also raises for an answer that it cannot read.
     says_so = error.status == 200 and str(error).startswith("Reservation denied")
     is_denied = says_so or code in DENIALS or _finds_no_budget(error.status, error.error_code)
     return _denial(error.status, code, error.retry_after_ms, error.details) if is_denied else None
@@ -109,7 +109,7 @@ def _deny_detail(details: object) -> Mapping[str, Any]:
 
 
 def _denial(status: int, code: str, retry_after_ms: object, details: object) -> Denial:
-    """Build a denial; what the authority itself says of it (``deny_detail``) is nearer to the truth than our hints."""
+    """Build a denial; the authority's own words (``deny_detail``) are more precise than our hints."""
     # A 404 of a reserve means that no scope of the subject has a budget.
     reason = _NO_BUDGET if status == 404 else code
     detail = _deny_detail(details)
@@ -125,12 +125,12 @@ def _denial(status: int, code: str, retry_after_ms: object, details: object) -> 
 
 
 def _finds_no_budget(status: int, code: str | None) -> bool:
-    """Say whether an authority finds no budget for a reserve, rather than a proxy before it no page for a path."""
+    """Return whether the authority found no budget for a reserve, rather than a proxy before it no page for a path."""
     return status == 404 and code is not None and _PROTOCOL_CODE.fullmatch(code) is not None
 
 
 def error_from(error: "CyclesProtocolError", doing: str) -> AuthorityError:
-    """Translate what a stream reservation raises where it is no denial."""
+    """Convert the error of a stream reservation if it is not a denial."""
     if error.status < 0 or error.status >= 500 or 200 <= error.status < 300:
         return AuthorityUnavailableError(
             f"The budget authority gave no definite answer to {doing}: {error}", status=error.status
@@ -143,16 +143,16 @@ def error_from(error: "CyclesProtocolError", doing: str) -> AuthorityError:
 
 
 def body_of(response: "CyclesResponse", doing: str, *, key: str = "", is_kept: bool = False) -> dict[str, Any]:
-    """Give the body of a success.
+    """Return the body of a success.
 
     Args:
         response: the authority's answer.
         doing: what was asked, to begin the sentence of an error: ``"commit reservation r-1"``.
         key: the idempotency key that a repetition of the call needs, if any.
-        is_kept: whether this server goes on asking by itself where there is no definite answer.
+        is_kept: whether this server repeats the call by itself if the answer is not definite.
 
     Raises:
-        AuthorityUnavailableError: no definite answer; the same idempotency key may be sent again.
+        AuthorityUnavailableError: the answer is not definite; the same idempotency key may be sent again.
         AuthorityError: a definite refusal; nothing was written.
     """
     found = _object_in(response)
@@ -193,7 +193,7 @@ def _foreign(status: int, doing: str) -> AuthorityError:
 
 
 def _object_in(response: "CyclesResponse") -> dict[str, Any] | None:
-    """Give the JSON object of an answer; whatever else stands in its place is none of the protocol's."""
+    """Return the JSON object of an answer; ``None`` if the body is anything else, which is not of the protocol."""
     body: object = response.body
     return body if isinstance(body, dict) else None
 
@@ -213,22 +213,22 @@ def balances_in(response: "CyclesResponse") -> list[Mapping[str, Any]]:
 
 
 def tightest(balances: Iterable[Mapping[str, Any]], unit: str) -> Money | None:
-    """Give the least that remains over the budgets of one subject, which is all that it can still reserve."""
+    """Return the least that remains over the budgets of one subject: all that it can still reserve."""
     found = _tightest_of(balances, unit)
     return None if found is None else found.remaining
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
-    """How the tightest budget of a subject stands."""
+    """State of the tightest budget of a subject."""
 
     remaining: Money
     reserved: int
-    """What is held of it, by everyone."""
+    """Amount held of it, by all subjects."""
 
 
 async def remaining(client: "AsyncCyclesClient", subject: Subject, unit: str) -> Money | None:
-    """Ask what a subject can still reserve in a unit; ``None`` where none of its scopes has a budget.
+    """Return what a subject can still reserve in a unit; ``None`` if none of its scopes has a budget.
 
     Raises:
         AuthorityError: the balances cannot be read.
@@ -238,7 +238,7 @@ async def remaining(client: "AsyncCyclesClient", subject: Subject, unit: str) ->
 
 
 async def standing(client: "AsyncCyclesClient", subject: Subject, unit: str) -> Standing | None:
-    """Ask how the tightest of a subject's budgets stands; ``None`` where none of its scopes has one.
+    """Return the state of the tightest of a subject's budgets; ``None`` if none of its scopes has one.
 
     Raises:
         AuthorityError: the balances cannot be read.
@@ -247,7 +247,7 @@ async def standing(client: "AsyncCyclesClient", subject: Subject, unit: str) -> 
 
 
 async def all_balances(client: "AsyncCyclesClient", tenant: str) -> list[Mapping[str, Any]]:
-    """Give every balance of a tenant, as the protocol shows them.
+    """Return every balance of a tenant, as the protocol shows them.
 
     Raises:
         AuthorityError: the balances cannot be read.
@@ -263,7 +263,7 @@ async def all_balances(client: "AsyncCyclesClient", tenant: str) -> list[Mapping
                 "The budget authority gave no definite answer to read balances: it cannot be read."
             )
         found += rows
-        # An authority that goes on without giving a cursor would be asked the same again and again.
+        # An authority that claims more pages without giving a cursor would be asked the same again and again.
         if not body.get("has_more") or not body.get("next_cursor") or body["next_cursor"] == page.get("cursor"):
             return found
         page["cursor"] = body["next_cursor"]

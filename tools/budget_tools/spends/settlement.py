@@ -1,16 +1,16 @@
-"""Settling known spend so that it survives whatever becomes of this process, of the way, or of the answer.
+"""Settlement of known spend that survives a crash of this process, a broken connection and a lost answer.
 
     what the authority says to a commit, or to an event     what is done
-    success, exactly as the protocol has it                 settled; struck out of the journal
+    success, exactly as the protocol has it                 settled; deleted from the journal
     expired                                                 booked as an event, under the same key
-    another refusal that the protocol knows                 said to the caller; struck out
-    nothing, 5xx, or a success that is none                 the same key again, at once; then in the background
-    slow down                                               the same key again, once it may be
-    wrong credentials                                       kept for the next start; a person has to mend them
+    another refusal that the protocol knows                 reported to the caller; deleted
+    nothing, 5xx, or a malformed success                    the same key again, at once; then in the background
+    slow down                                               the same key again, after the time asked for
+    wrong credentials                                       kept for the next start; a person has to correct them
 
 The journal is the client library's own, a file for each reservation, written before the first request leaves: the next
-start repeats what is still in it. A ledger in this process needs none: a commit is one transaction of it, and there is
-neither a way on which its answer could be lost, nor a file that is safer than the ledger's.
+start repeats the records still in it. A ledger in this process does not need a journal: a commit is one transaction of
+it, its answer cannot be lost on a network, and a separate file would not be safer than the ledger's.
 """
 
 from collections import OrderedDict
@@ -30,17 +30,18 @@ from budget_tools.core.errors import AuthorityError
 from budget_tools.spends.responses import DENIALS
 
 MOST_REMEMBERED = 2_000
-"""How many reservations that are not settled a process remembers; of those before, none is booked late."""
+"""Number of unsettled reservations that a process remembers; older ones cannot be booked after they expire."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Reserved:
-    """What a reservation was for, which an event has to say anew.
+    """The purpose of a reservation, which an event has to state again.
 
     Attributes:
-        subject: who spends.
-        action: on what.
-        key: under which it is settled, or is being. Of an expired one the authority would book any number of events.
+        subject: the subject that spends.
+        action: what the money is spent on.
+        key: the key under which it is settled, or being settled. For an expired reservation the authority would book
+            any number of events.
     """
 
     subject: Mapping[str, Any]
@@ -49,19 +50,19 @@ class Reserved:
 
 
 class Reservations:
-    """What the reservations of this process were for; once one has expired, the authority does not say it any more."""
+    """The reservations of this process and what they were for; the authority no longer says it once one has expired."""
 
     def __init__(self) -> None:
         self._reserved: OrderedDict[str, Reserved] = OrderedDict()
 
     def remember(self, reservation_id: str, *, subject: Mapping[str, Any], action: Mapping[str, Any]) -> None:
-        """Keep what a new reservation is for."""
+        """Record what a new reservation is for."""
         self._reserved[reservation_id] = Reserved(subject=subject, action=action)
         if len(self._reserved) > MOST_REMEMBERED:
             self._reserved.popitem(last=False)
 
     def action_of(self, reservation_id: str) -> Mapping[str, Any] | None:
-        """Return on what a reservation of this process is to be spent; ``None`` if it is not known here."""
+        """Return the action of a reservation of this process; ``None`` if it is not known here."""
         reserved = self._reserved.get(reservation_id)
         return None if reserved is None else reserved.action
 
@@ -70,7 +71,7 @@ class Reservations:
         self._reserved.pop(reservation_id, None)
 
     def settling(self, reservation_id: str, key: str) -> str:
-        """Note that a reservation is being settled under a key; gives the key under which it is already, if another."""
+        """Record the key under which a reservation is being settled; return the earlier key, if there is another."""
         reserved = self._reserved.get(reservation_id)
         if reserved is None:
             return ""
@@ -78,13 +79,13 @@ class Reservations:
         return "" if reserved.key == key else reserved.key
 
     def unsettled(self, reservation_id: str, key: str) -> None:
-        """Note that nothing has come of settling it under this key."""
+        """Record that settling a reservation under this key had no result."""
         reserved = self._reserved.get(reservation_id)
         if reserved is not None and reserved.key == key:
             reserved.key = ""
 
     def event_instead(self, reservation_id: str, commit: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Give the event that books a commit whose reservation has expired; ``None`` where it is not known for what."""
+        """Return the event that books a commit whose reservation has expired; ``None`` if its purpose is not known."""
         reserved = self._reserved.get(reservation_id)
         if reserved is None:
             return None
@@ -97,9 +98,9 @@ class Reservations:
 
 
 class Journal:
-    """The client library's commit journal, and what repeats its records.
+    """The client library's commit journal, and the engine that repeats its records.
 
-    Made within a running event loop, it begins to repeat what earlier processes left in it.
+    Created within a running event loop, it begins to repeat what earlier processes left in it.
 
     Args:
         config: where the journal and the authority are, and how patiently a record is repeated.
@@ -115,18 +116,18 @@ class Journal:
         self._engine.set_client(client)
 
     def note_commit(self, reservation_id: str, commit: dict[str, Any], event: dict[str, Any] | None) -> None:
-        """Write down a commit before it leaves."""
+        """Write a commit to the journal before it leaves."""
         self._engine.persist_pending(reservation_id, commit, event)
 
     def note_event(self, name: str, event: dict[str, Any]) -> None:
-        """Write down an event before it leaves; it takes the place of the commit of this name."""
+        """Write an event to the journal before it leaves; it replaces the commit of this name."""
         record = PendingCommitRecord(
             reservation_id=name, base_url=self._base_url, mode="event", event_fallback_body=event
         )
         self._files.record(record)
 
     def clear(self, name: str) -> None:
-        """Strike out what has its definite answer."""
+        """Delete a record that has its definite answer."""
         self._files.discard(name)
 
     def repeat_commit(
@@ -137,22 +138,22 @@ class Journal:
         *,
         after_ms: int | None,
     ) -> None:
-        """Send a commit again and again, until it has a definite answer; not before so long has passed."""
+        """Send a commit repeatedly until it has a definite answer; not before ``after_ms`` has passed."""
         self._engine.schedule(reservation_id, commit, event, retry_after_ms=after_ms)
 
     def repeat_event(self, name: str, event: dict[str, Any]) -> None:
-        """Send an event again and again, until it has a definite answer."""
+        """Send an event repeatedly until it has a definite answer."""
         self._engine.schedule_event(name, event)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settlement:
-    """The last answer to a commit or an event, and what became of it.
+    """The last answer to a commit or an event, and its result.
 
     Attributes:
         response: the answer.
         is_event: whether it answers an event.
-        is_kept: whether it has no definite answer yet, and the journal keeps it until there is one.
+        is_kept: whether the answer is not definite yet, and the journal keeps the record until it is.
     """
 
     response: CyclesResponse
@@ -161,12 +162,12 @@ class Settlement:
 
 
 class Settler:
-    """Settles known spend on behalf of the tools.
+    """Settler of known spend on behalf of the tools.
 
     Args:
         cycles: the authority, as its tenant sees it.
         reservations: what was reserved by this process.
-        journal: where spend is kept that has no answer; ``None`` where the ledger is in this process.
+        journal: where spend without an answer is kept; ``None`` if the ledger is in this process.
     """
 
     def __init__(self, cycles: AsyncCyclesClient, reservations: Reservations, journal: Journal | None) -> None:
@@ -175,7 +176,7 @@ class Settler:
         self.reservations = reservations
 
     async def commit(self, reservation_id: str, commit: dict[str, Any]) -> Settlement:
-        """Commit, or book as an event where the reservation has expired; a host that gives up does not stop it.
+        """Commit, or book as an event if the reservation has expired; a host that gives up does not stop it.
 
         Raises:
             AuthorityError: it has expired, and is booked under another key already.
@@ -183,11 +184,11 @@ class Settler:
         key = str(commit["idempotency_key"])
         rival = self.reservations.settling(reservation_id, key)
         event = self.reservations.event_instead(reservation_id, commit)
-        # What the journal has of a rival stays there: that may be what was spent.
+        # A rival's record stays in the journal: it may be what was spent.
         journal = None if rival else self._journal
         if journal is not None:
             journal.note_commit(reservation_id, commit, event)
-        # Cancelled, it would leave a record that nobody repeats until the next start.
+        # If cancelled, it would leave a record that is not repeated until the next start.
         response, is_definite = await _shielded(
             lambda: self._cycles.commit_reservation(reservation_id, commit), is_committed
         )
@@ -235,7 +236,7 @@ _Check = Callable[[CyclesResponse], bool]
 
 
 async def _shielded(ask: Callable[[], Awaitable[CyclesResponse]], is_success: _Check) -> tuple[CyclesResponse, bool]:
-    """Ask, whoever gives up waiting, and where that gave no answer once more: the same key finds what was lost.
+    """Ask, shielded from cancellation, and once more if no answer came: the same key finds a lost result.
 
     Returns:
         The answer, without a body that cannot be read; and whether it is definite.
@@ -274,12 +275,12 @@ class _Booked(BaseModel, strict=True):
 
 
 def is_committed(response: CyclesResponse) -> bool:
-    """Say whether this is the success of a commit, and not what somebody in between has made of it."""
+    """Return whether this is the success of a commit, and not something that a proxy made of it."""
     return response.status == 200 and _is_a(_Committed, response)
 
 
 def is_booked(response: CyclesResponse) -> bool:
-    """Say whether this is the success of an event, and not what somebody in between has made of it."""
+    """Return whether this is the success of an event, and not something that a proxy made of it."""
     return response.status == 201 and _is_a(_Booked, response)
 
 
@@ -293,7 +294,7 @@ def _is_a(model: type[BaseModel], response: CyclesResponse) -> bool:
 
 
 def _is_definite(response: CyclesResponse, is_success: _Check) -> bool:
-    """Say whether saying it again would change nothing: only then may what was spent be forgotten."""
+    """Return whether asking again would change nothing: only then may the record of the spend be deleted."""
     if is_success(response):
         return True
     if not response.is_client_error or response.status in (*_UNAUTHORIZED, 429):

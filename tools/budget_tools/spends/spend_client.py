@@ -1,22 +1,22 @@
-"""The budget authority as one delegation speaks to it: what it reserves is its own, and what it spent is charged.
+"""The budget authority as one delegation uses it: its reservations are its own, and what it spent is charged.
 
 Everything that a delegation spends passes through here: turns, last answers, tool calls, commits that are repeated in
 the background, and what a later process settles. Two promises are kept for all of them.
 
-*A reservation belongs to the delegation that made it.* The embedded ledger lets nobody else settle or extend it
-(``owned_by``). A Cycles server knows tenants, not delegations: whoever has a key of the tenant can settle it there.
+*A reservation belongs to the delegation that made it.* Only that delegation can settle or extend it in the embedded
+ledger (``owned_by``). A Cycles server knows tenants, not delegations: any holder of a key of the tenant can settle it.
 
 *A spend is charged once, whatever others did to its reservation.*
 
     what the authority says to the commit       what is done
     committed                                   charged
-    expired, settled by somebody else, or gone  booked as an event, in full, under the key of the commit
+    expired, settled by another party, or gone  booked as an event, in full, under the key of the commit
     anything else                               for the caller to judge
 
-In full even if somebody else has committed an amount: that was charged for them, and nothing yet for what Claude has
-billed. Whether the reservation was settled by somebody else or by an earlier attempt of ours, the key tells: ours would
-be answered with the first answer, or as a mismatch. Hence the key of a settlement must be known to nobody before it is
-used. The key of a reserve can be read by all who may list reservations, so a reserve leaves under a digest of it.
+In full even if another party has committed an amount: that was charged for it, and nothing yet for what Claude has
+billed. The key shows whether the reservation was settled by another party or by an earlier attempt of ours: ours would
+be answered with the first answer, or as a mismatch. Hence the key of a settlement must be unknown to all others before
+it is used. The key of a reserve can be read by all who may list reservations, so a reserve leaves under a digest of it.
 """
 
 import hashlib
@@ -34,26 +34,26 @@ from budget_tools.spends.settlement import is_booked, is_committed
 Body = BaseModel | dict[str, Any]
 
 GONE_CODES = frozenset({"RESERVATION_FINALIZED", "RESERVATION_EXPIRED", "NOT_FOUND"})
-"""Protocol error codes by which an authority says that a reservation cannot be charged any more."""
+"""Protocol error codes by which an authority says that a reservation can no longer be charged."""
 
 DELEGATION_ID = "delegation_id"
 """Key in a commit's metadata: the delegation whose spend it is."""
 
 RELEASE_REASON = "stream_failed"
-"""What the client library says when it releases a reservation under which nothing was spent."""
+"""Reason that the client library gives when it releases a reservation under which nothing was spent."""
 
 
 def reserve_key(key: str) -> str:
-    """Return the idempotency key under which a reserve leaves: nobody can derive the spend's own key from it."""
+    """Return the idempotency key under which a reserve leaves: the spend's own key cannot be derived from it."""
     return f"reserve-{hashlib.sha256(key.encode()).hexdigest()[:40]}"
 
 
 @runtime_checkable
 class OwningClient(Protocol):
-    """An authority that lets a delegation alone settle what it has reserved."""
+    """An authority that lets only a delegation itself settle its reservations."""
 
     def owned_by(self, delegation_id: str) -> AsyncCyclesClient:
-        """Return the authority as this delegation speaks to it."""
+        """Return the authority as this delegation uses it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +63,7 @@ class _Reserved:
 
 
 class SpendClient(AsyncCyclesClient):
-    """Speaks for one delegation, or with ``""`` for whichever a commit names.
+    """A client for one delegation, or with ``""`` for the delegation that each commit names.
 
     Args:
         cycles: the authority, for all that this process does on its own account.
@@ -82,11 +82,11 @@ class SpendClient(AsyncCyclesClient):
         self._settled: dict[str, Settled] = {}
 
     def remember(self, reservation_id: str, *, subject: Mapping[str, Any], action: Mapping[str, Any]) -> None:
-        """Note what a reservation of this delegation is for; an event has to say it again."""
+        """Record what a reservation of this delegation is for; an event has to state it again."""
         self._reserved[reservation_id] = _Reserved(subject=subject, action=action)
 
     def take_settled(self, reservation_id: str) -> Settled | None:
-        """Return once what a reservation was charged; ``None`` if that is not known."""
+        """Return what a reservation was charged, once only; ``None`` if that is not known."""
         return self._settled.pop(reservation_id, None)
 
     # -- what a delegation does -------------------------------------------------------------------------------------
@@ -101,10 +101,10 @@ class SpendClient(AsyncCyclesClient):
         return response
 
     async def commit_reservation(self, reservation_id: str, request: Body) -> CyclesResponse:
-        """Commit (Cycles v0, commitReservation), or book what cannot be committed any more.
+        """Commit (Cycles v0, commitReservation), or book as an event if the reservation can no longer be committed.
 
         An event answers as the commit would have done. For a reservation that this process has not made, the answer is
-        that it has expired: whoever repeats its commit has the event beside it.
+        that it has expired: the party that repeats its commit has the event beside it.
         """
         commit = _plain(request)
         response = await self._speaker(reservation_id).commit_reservation(reservation_id, commit)
@@ -114,7 +114,7 @@ class SpendClient(AsyncCyclesClient):
         return response
 
     async def charge(self, reservation_id: str, commit: dict[str, Any], *, key: str) -> CyclesResponse | None:
-        """Charge a spend of which it is not known whether it happened, as ``commit_reservation`` does.
+        """Charge a spend that may or may not have happened, as ``commit_reservation`` does.
 
         Args:
             reservation_id: what it was reserved under.
@@ -125,7 +125,7 @@ class SpendClient(AsyncCyclesClient):
             The answer; ``None`` if this delegation had released the reservation itself, because nothing was spent.
 
         Raises:
-            AuthorityError: the authority is away or refuses the credentials.
+            AuthorityError: the authority is unavailable or refuses the credentials.
         """
         response = await self._speaker(reservation_id).commit_reservation(reservation_id, commit)
         if is_out_of_reach(response):
@@ -146,7 +146,7 @@ class SpendClient(AsyncCyclesClient):
         """Extend (Cycles v0, extendReservation)."""
         return await self._speaker(reservation_id).extend_reservation(reservation_id, request)
 
-    # -- what is passed on as it is ---------------------------------------------------------------------------------
+    # -- what is passed on unchanged --------------------------------------------------------------------------------
 
     async def create_event(self, request: Body) -> CyclesResponse:
         """Book an event (Cycles v0, createEvent)."""
@@ -157,17 +157,17 @@ class SpendClient(AsyncCyclesClient):
         return await self._cycles.decide(request)
 
     async def get_reservation(self, reservation_id: str) -> CyclesResponse:
-        """Show a reservation (Cycles v0, getReservation)."""
+        """Return a reservation (Cycles v0, getReservation)."""
         return await self._cycles.get_reservation(reservation_id)
 
     async def list_reservations(self, **query_params: str) -> CyclesResponse:
-        """List reservations (Cycles v0, listReservations); a key to look for is that of a spend."""
+        """Return a page of reservations (Cycles v0, listReservations); a key to look for is that of a spend."""
         if "idempotency_key" in query_params:
             query_params["idempotency_key"] = reserve_key(query_params["idempotency_key"])
         return await self._cycles.list_reservations(**query_params)
 
     async def get_balances(self, **query_params: str) -> CyclesResponse:
-        """Show balances (Cycles v0, getBalances)."""
+        """Return balances (Cycles v0, getBalances)."""
         return await self._cycles.get_balances(**query_params)
 
     async def aclose(self) -> None:
@@ -176,7 +176,7 @@ class SpendClient(AsyncCyclesClient):
     # -- settling ---------------------------------------------------------------------------------------------------
 
     def _speaker(self, reservation_id: str) -> AsyncCyclesClient:
-        # The client library may have any of its engines repeat what others left in the journal.
+        # The client library may have any of its engines repeat records that others left in the journal.
         return self._own if reservation_id in self._reserved else self._cycles
 
     def _is_delegations(self, commit: Mapping[str, Any]) -> bool:
@@ -199,12 +199,12 @@ class SpendClient(AsyncCyclesClient):
         if is_booked(response):
             return _as_commit(response, _said(response, "charged") or commit["actual"])
         if _said(response, "error") == "IDEMPOTENCY_MISMATCH":
-            # Booked already: nobody else knows the key.
+            # Booked already: the key is known only here.
             return _as_commit(response, commit["actual"])
         return response
 
     async def _was_released_here(self, reservation_id: str, key: str) -> bool:
-        """Say whether this delegation released a reservation: only its own release is repeated under the same key."""
+        """Return whether this delegation released a reservation: only its own release repeats under the same key."""
         response = await self._cycles.get_reservation(reservation_id)
         if response.status in (404, 410):
             return False
@@ -228,7 +228,7 @@ class SpendClient(AsyncCyclesClient):
 
 
 def is_out_of_reach(response: CyclesResponse) -> bool:
-    """Say whether a reservation cannot be charged any more, in the protocol's own words."""
+    """Return whether a reservation can no longer be charged, in the protocol's own words."""
     return response.is_client_error and (response.status == 410 or str(_said(response, "error")) in GONE_CODES)
 
 

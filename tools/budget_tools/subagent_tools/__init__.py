@@ -1,1 +1,1 @@
-"""The MCP servers whose tools a sub-agent may call."""
+"""MCP servers whose tools a sub-agent may call."""

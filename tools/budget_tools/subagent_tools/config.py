@@ -1,7 +1,7 @@
 """The file that names the servers of a sub-agent's tools: ``mcpServers`` as hosts write it, with prices of our own.
 
-What is wrong by itself is told when the file is read, at the start. What depends on the environment (``${VAR}``) is
-looked up when a server is first needed, and no error shows a value: it may be a secret.
+Errors within the file are raised when it is read, at startup. Values from the environment (``${VAR}``) are looked up
+when a server is first needed, and no error shows a value: it may be a secret.
 """
 
 import json
@@ -22,7 +22,7 @@ RISK_POINTS = "RISK_POINTS"
 EVERY_OTHER_TOOL = "*"
 
 MIN_TIMEOUT_MS = 1_000
-"""A smaller ``timeout`` is left alone, as Claude Code does: it was meant in seconds, for another host."""
+"""A smaller ``timeout`` is ignored, as in Claude Code: it was meant in seconds, for another host."""
 
 Transport = Literal["stdio", "sse", "http"]
 
@@ -33,14 +33,14 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}", re.ASCII
 
 @dataclass(frozen=True, slots=True)
 class ToolPrice:
-    """What one call of a tool costs: ``amount`` counts ``unit``, which is USD_MICROCENTS or RISK_POINTS."""
+    """The price of one call of a tool: ``amount`` counts ``unit``, which is USD_MICROCENTS or RISK_POINTS."""
 
     unit: str
     amount: int
 
 
 class _PriceEntry(BaseModel):
-    """A price as it is written: dollars or risk points. A key that is not known would make calls free, so none is."""
+    """A price as it is written: dollars or risk points. An unknown key would make calls free, so it is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,21 +55,21 @@ class _PriceEntry(BaseModel):
 
     @property
     def price(self) -> ToolPrice | None:
-        """The price; none where a call costs nothing."""
+        """The price; ``None`` if a call costs nothing."""
         if self.risk_points is not None:
             return ToolPrice(RISK_POINTS, self.risk_points)
         return ToolPrice(USD_MICROCENTS, self.usd) if self.usd else None
 
 
 class PriceList(BaseModel):
-    """What calls of a server's tools cost, by tool; ``*`` is every tool that is not named."""
+    """Prices of calls of a server's tools, by tool; ``*`` is every tool that is not named."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tools: dict[str, _PriceEntry] = {}
 
     def price(self, tool: str) -> ToolPrice | None:
-        """Look up what a call of a tool costs; ``None`` where that is nothing."""
+        """Return the price of a call of a tool; ``None`` if it costs nothing."""
         entry = self.tools.get(tool) or self.tools.get(EVERY_OTHER_TOOL)
         return entry.price if entry is not None else None
 
@@ -88,7 +88,7 @@ def _transport(value: object) -> Transport:
 
 
 class ServerEntry(BaseModel):
-    """An entry of ``mcpServers``; hosts add keys of their own, which are left alone."""
+    """An entry of ``mcpServers``; keys that hosts add are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -118,16 +118,16 @@ class ServerEntry(BaseModel):
 
     @property
     def transport(self) -> Transport:
-        """How the server is reached; a url of no declared type is streamable HTTP."""
+        """The transport of the server; a url without a declared type is streamable HTTP."""
         return self.declared or ("stdio" if self.command else "http")
 
     @property
     def timeout_seconds(self) -> float | None:
-        """Longest wait for a call, where the entry says one."""
+        """Longest wait for a call, if the entry sets one."""
         return self.timeout / 1_000 if self.timeout is not None and self.timeout >= MIN_TIMEOUT_MS else None
 
     def expanded(self, name: str, environment: Mapping[str, str]) -> "ServerEntry":
-        """Put in the variables, ``${VAR}`` and ``${VAR:-default}``, as Claude Code does in ``.mcp.json``.
+        """Return the entry with its variables, ``${VAR}`` and ``${VAR:-default}``, expanded as in ``.mcp.json``.
 
         Raises:
             ConfigurationError: a variable without default is not set.
@@ -159,7 +159,7 @@ class ServerEntry(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServersFile:
-    """What a file says, and where it is: ``origin`` is for errors."""
+    """The content of a file, and where it is: ``origin`` is for errors."""
 
     origin: str
     entries: Mapping[str, ServerEntry]
@@ -170,7 +170,7 @@ class ServersFile:
         """Read an ``mcpServers`` JSON file; without one there are no servers.
 
         Raises:
-            ConfigurationError: the file cannot be read, or is not such a file.
+            ConfigurationError: the file cannot be read, or has another format.
         """
         if path is None:
             return cls(origin="BUDGET_SUBAGENT_SERVERS is not set", entries={})
@@ -190,7 +190,7 @@ class ServersFile:
 
 
 def _unless_disabled(value: object) -> object:
-    """Leave an entry alone that is switched off: it is as though absent, whatever else it says."""
+    """Skip the validation of a disabled entry: it counts as absent, whatever else it holds."""
     return None if isinstance(value, dict) and value.get("disabled") is True else value
 
 
@@ -201,7 +201,7 @@ class _Document(BaseModel):
 
 
 def _parse(text: str) -> object:
-    """Read JSON without a float, which would round a price, and without a key twice, which would hide one."""
+    """Parse JSON without a float, which would round a price, and without a repeated key, which would hide one."""
     return json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant, object_pairs_hook=_once_each)
 
 
@@ -219,7 +219,7 @@ def _once_each(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _problem(exc: Exception) -> str:
-    """Say the first thing that is wrong, without the file's own values."""
+    """Return the first problem, without the file's own values."""
     if isinstance(exc, ValidationError):
         first = exc.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

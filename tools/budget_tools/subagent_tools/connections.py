@@ -1,7 +1,7 @@
-"""The running servers of a sub-agent's tools: each starts when it is first needed, and anew when it has died.
+"""Connections to the servers of a sub-agent's tools: each starts when it is first needed, and again if it has died.
 
-A connection lives in a task of its own, because the SDK's client must be left by the task that entered it. A call that
-the server's end cut off is never repeated: it may have done its work.
+A connection runs in a task of its own, because the SDK's client must be left by the task that entered it. A call cut
+off by the server's end is never repeated: it may have done its work.
 """
 
 import asyncio
@@ -29,11 +29,11 @@ START_SECONDS = 30.0
 CALL_SECONDS = 120.0
 
 LEAVE_SECONDS = 1.0
-"""Longest farewell to a server over HTTP; a process has its own limits in the SDK."""
+"""Longest wait for a server over HTTP to end its session; a process has its own limits in the SDK."""
 
 
 class CallFailedError(Exception):
-    """A call gave no result; it may have had its effect."""
+    """A call returned no result; it may have had its effect."""
 
 
 class NotCalledError(CallFailedError):
@@ -47,7 +47,7 @@ class ToolServer:
         name: its key in the file.
         entry: how it is started or reached.
         origin: the file, for errors.
-        child_environment: what its process is given beside its own ``env``.
+        child_environment: the environment of its process besides its own ``env``.
     """
 
     def __init__(self, name: str, entry: ServerEntry, *, origin: str, child_environment: Mapping[str, str]) -> None:
@@ -60,11 +60,11 @@ class ToolServer:
         self._living: set[_Connection] = set()
 
     def price(self, tool: str) -> ToolPrice | None:
-        """What a call of a tool costs; ``None`` where that is nothing."""
+        """Return the price of a call of a tool; ``None`` if it costs nothing."""
         return self._entry.budget.price(tool)
 
     async def tools(self) -> Sequence[McpTool]:
-        """List its tools.
+        """Return its tools.
 
         Raises:
             ConfigurationError: it cannot be started or reached, or the file gives a price to a tool that it lacks.
@@ -112,7 +112,7 @@ class ToolServer:
                     await connection.start()
                     self._check_prices(connection.tools)
                 except BaseException:
-                    # Also when the caller was cancelled: half a start is none.
+                    # Also if the caller was cancelled: half a start is not usable.
                     connection.leave()
                     raise
                 self._connection = connection
@@ -124,7 +124,7 @@ class ToolServer:
         connection.leave_when_idle()
 
     def _check_prices(self, tools: Sequence[McpTool]) -> None:
-        """Refuse a price for a tool that is not there: the tool that was meant would be free of charge."""
+        """Check that every priced tool exists: otherwise the tool that was meant would be free of charge."""
         names = {tool.name for tool in tools}
         mistyped = sorted(self._entry.budget.named - names)
         if mistyped:
@@ -135,7 +135,7 @@ class ToolServer:
 
 
 class _SessionLostError(Exception):
-    """The server does not know the session any more, and has not run the call."""
+    """The server no longer knows the session, and has not run the call."""
 
 
 class _Connection:
@@ -149,11 +149,11 @@ class _Connection:
         *,
         on_end: Callable[["_Connection"], None],
     ) -> None:
-        # The user's variables for the user's servers: no setting of ours, hence not among the settings.
+        # The user's variables for the user's servers: not settings of ours, so not among the settings.
         expanded = entry.expanded(name, os.environ)
         self._name = name
         self._is_process = entry.transport == "stdio"
-        # As it is written: what was put in for a variable is not for everyone to see.
+        # As it is written: the values of variables are not for everyone to see.
         self._shown = entry.command if self._is_process else origin_of(checked(name, expanded).url)
         self._entry = expanded
         self._environment = {**child_environment, **expanded.env}
@@ -221,13 +221,13 @@ class _Connection:
                 self.leave()
 
     def leave(self) -> None:
-        """Have it ended, however far its start has come; the SDK shields the ending of a process itself."""
+        """Start its ending, however far its start has come; the SDK shields the ending of a process itself."""
         self._leaving.set()
         if not self._started.done():
             self._scope.cancel()
 
     def leave_when_idle(self) -> None:
-        """Have it ended once no call is under way over it."""
+        """Start its ending once no call is in progress over it."""
         self._is_retired = True
         if not self._calls:
             self.leave()
@@ -240,7 +240,7 @@ class _Connection:
         reason: object = "it was stopped"
         try:
             with self._scope:
-                mode = "legacy" if self._entry.transport == "sse" else "auto"  # what SSE there is speaks nothing newer
+                mode = "legacy" if self._entry.transport == "sse" else "auto"  # SSE servers speak nothing newer
                 async with Client(_watched(self._transport(), self._leaving.set), mode=mode) as client:
                     self._started.set_result(client)
                     await self._leaving.wait()
@@ -252,7 +252,7 @@ class _Connection:
             does = "does not start" if self._is_process else "cannot be used"
             message = f"MCP server {self._name!r} ({self._shown}) {does}: {self._broken or reason}."
             self._started.set_exception(ConfigurationError(message))
-            self._started.exception()  # heard even if nobody waits any more
+            self._started.exception()  # retrieved even if nothing waits any more
         elif isinstance(reason, Exception):
             logger.warning("MCP server %r did not end cleanly: %s", self._name, _sentence(reason))
 
@@ -274,7 +274,7 @@ class _Connection:
 
 
 class _Watched:
-    """A read stream that tells when it ends, which the SDK's client does not, and mends what the SDK would refuse."""
+    """A read stream that reports its end, unlike the SDK's client, and corrects messages the SDK would refuse."""
 
     def __init__(self, stream: Any, on_end: Callable[[], None]) -> None:  # noqa: ANN401 - the SDK's own protocol
         self._stream = stream
@@ -320,7 +320,7 @@ async def _watched(
 
 
 def _with_object_schemas(message: Any) -> Any:  # noqa: ANN401 - whatever a stream carries
-    """Call every input schema one of an object: servers leave it out, and the SDK would refuse the whole list."""
+    """Set the type of every input schema to object: servers leave it out, and the SDK would refuse them all."""
     if isinstance(message, SessionMessage) and isinstance(message.message, JSONRPCResponse):
         tools = message.message.result.get("tools")
         for tool in tools if isinstance(tools, list) else ():
@@ -330,14 +330,14 @@ def _with_object_schemas(message: Any) -> Any:  # noqa: ANN401 - whatever a stre
 
 
 def _innermost(exc: Exception) -> Exception:
-    """Take an error out of the task groups that it came through: they only say that there was one."""
+    """Return an error without the task groups that wrap it: they only report that there was one."""
     while isinstance(exc, ExceptionGroup):
         exc = exc.exceptions[0]
     return exc
 
 
 def _sentence(exc: BaseException) -> str:
-    """Say an error in one line; of the system's own errors without the path, which may be what a variable held."""
+    """Return an error in one line; of the system's own errors without the path, which may be a variable's value."""
     if isinstance(exc, ValidationError):
         problem = exc.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"

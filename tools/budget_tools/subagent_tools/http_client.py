@@ -1,8 +1,8 @@
-"""HTTP towards the servers of a sub-agent's tools: what it does not do, and one sentence for whatever goes wrong.
+"""The HTTP client for the servers of a sub-agent's tools: what it refuses, and one sentence for each failure.
 
 The SDK's transports keep little of a failure: a 401 becomes "Server returned an error response", a refused connection
-takes every call over it along, and a message that an SSE server refuses is waited for in vain. They send through this
-client, which knows better. Headers and addresses may hold secrets: a sentence shows the origin of an address at most.
+fails every call over it, and a message that an SSE server refuses is waited for in vain. They send through this client,
+which keeps the reason. Headers and addresses may hold secrets: a sentence shows the origin of an address at most.
 """
 
 import errno
@@ -36,16 +36,16 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # RFC 9110,
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110, field-value
 
 Fate = Literal["unsent", "session lost", "unknown"]
-"""What is known of a request that failed: it never left; it was refused because its session has ended; nothing."""
+"""What is known of a request that failed: it never left; it was refused because its session has ended; or nothing."""
 
 _OURS = secrets.token_hex()
-"""Marks the errors that are made here; no server can know it."""
+"""Marks the errors that are made here; a server cannot know it."""
 
 Transport = AbstractAsyncContextManager[tuple[Any, Any]]
 
 
 def checked(name: str, entry: ServerEntry) -> ServerEntry:
-    """Refuse what HTTP does not take, before the library would, which shows it.
+    """Return an entry that HTTP allows; checked before the library would, whose errors show the values.
 
     Raises:
         ConfigurationError: the url or a header cannot be used.
@@ -68,19 +68,19 @@ def checked(name: str, entry: ServerEntry) -> ServerEntry:
 
 
 def origin_of(url: str) -> str:
-    """Show where an address leads, without what may be secret in it."""
+    """Return the origin of an address, without the parts that may be secret."""
     return _origin(httpx2.URL(url))
 
 
 def connect_http(entry: ServerEntry, *, on_broken: Callable[[str], None]) -> Transport:
-    """Give the transport of a checked entry.
+    """Return the transport of a checked entry.
 
     Args:
         entry: over SSE or streamable HTTP.
-        on_broken: told the reason where the whole connection is of no use any more; it has to cancel the connection.
+        on_broken: called with the reason if the whole connection is unusable; it has to cancel the connection.
 
     Raises:
-        ConfigurationError: a variable that says which way requests take cannot be used.
+        ConfigurationError: a variable that sets the route of requests cannot be used.
     """
     route = client_options(entry.url)
     if entry.transport != "sse":
@@ -102,7 +102,7 @@ async def _streamable(entry: ServerEntry, route: Mapping[str, Any]) -> AsyncIter
 
 
 def fate_of(exc: MCPError) -> Fate | None:
-    """Tell what is known of a call that failed for a reason of HTTP; ``None`` where the server itself answered."""
+    """Return what is known of a call that failed for a reason of HTTP; ``None`` if the server itself answered."""
     data = exc.error.data
     if not isinstance(data, dict) or data.get("by") != _OURS:
         return None
@@ -111,7 +111,7 @@ def fate_of(exc: MCPError) -> Fate | None:
 
 
 class _Client(httpx2.AsyncClient):
-    """Sends requests to one origin; what goes wrong is told to ``_refuse``.
+    """A client that sends requests to one origin; failures are passed to ``_refuse``.
 
     Reading has no time limit of its own: every call has one, and between calls an SSE server may be silent for long.
     """
@@ -132,7 +132,7 @@ class _Client(httpx2.AsyncClient):
         return await self._refuse(request, reason, _fate(response))
 
     async def _complaint(self, response: httpx2.Response) -> str:
-        """Say what is wrong with an answer; nothing where the SDK may have it."""
+        """Return what is wrong with an answer; ``""`` if the SDK may have it."""
         if _leads_away(response):
             return (
                 f"it redirects to {_redirected_to(response)}, which was not followed: use that address if it is right"
@@ -144,7 +144,7 @@ class _Client(httpx2.AsyncClient):
 
 
 class _StreamableClient(_Client):
-    """Answers a request that failed in the server's place, so that only this request fails, and says why."""
+    """A client that answers a failed request in the server's place, so that only this request fails, with a reason."""
 
     async def _complaint(self, response: httpx2.Response) -> str:
         complaint = await super()._complaint(response)
@@ -155,14 +155,14 @@ class _StreamableClient(_Client):
 
     async def _refuse(self, request: httpx2.Request, reason: str, fate: Fate) -> httpx2.Response:
         if request.method != "POST":
-            # The SDK makes do without a stream of the server's own, and without the end of a session, in silence.
+            # The SDK silently tolerates the failure of the server's own stream, and of a session's end.
             return httpx2.Response(405, request=request)
         error = {"code": CONNECTION_CLOSED, "message": reason, "data": {"by": _OURS, "fate": fate}}
         return httpx2.Response(502, request=request, json={"jsonrpc": "2.0", "id": None, "error": error})
 
 
 class _SseClient(_Client):
-    """Ends the connection where a request fails: the SDK would send nothing any more, and wait for ever."""
+    """A client that ends the connection if a request fails: otherwise the SDK would send nothing more, and wait."""
 
     def __init__(self, headers: Any, route: Mapping[str, Any], *, on_broken: Callable[[str], None]) -> None:  # noqa: ANN401 - see above
         super().__init__(headers, route)
@@ -197,13 +197,13 @@ def _is_json_rpc_error(content: bytes) -> bool:
 
 
 def _fate(response: httpx2.Response) -> Fate:
-    """Tell what a refusal means: 404 within a session says that the session has ended (MCP, session management)."""
+    """Return the meaning of a refusal: 404 within a session means that it has ended (MCP, session management)."""
     is_in_session = "mcp-session-id" in response.request.headers
     return "session lost" if response.status_code == 404 and is_in_session else "unknown"
 
 
 def _leads_away(response: httpx2.Response) -> bool:
-    """Whether a redirect leaves the origin, or would not carry the message: headers are for the configured server."""
+    """Return whether a redirect leaves the origin, or would drop the message: headers are for the configured server."""
     following = response.next_request
     if following is None:
         return False
@@ -216,7 +216,7 @@ def _origin(url: httpx2.URL) -> str:
 
 
 def _redirected_to(response: httpx2.Response) -> str:
-    """Show a redirect's address without the parts that carry state."""
+    """Return a redirect's address without the parts that carry state."""
     assert response.next_request is not None
     return str(response.next_request.url.copy_with(userinfo=b"", query=None, fragment=None))
 
@@ -237,7 +237,7 @@ def _status(code: int) -> str:
 
 
 def _reason(exc: httpx2.TransportError) -> str:
-    """Say what happened, from where it happened: the outer errors only say that something did."""
+    """Return what happened, from the innermost error: the outer ones only report that something did."""
     causes = list(_causes(exc))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):

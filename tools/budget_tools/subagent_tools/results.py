@@ -1,7 +1,7 @@
-"""What becomes of a tool's result: content blocks that the Messages API takes, and no more than is worth its price.
+"""Results of tools as content blocks that the Messages API accepts, limited to what is worth its price.
 
-Whatever is passed on is paid for again on every later turn, and one block that the API refuses would refuse the whole
-conversation from then on. What cannot be passed on becomes one line, so that Claude knows what there was.
+Every block is paid for again on every later turn, and one block that the API refuses would refuse the whole
+conversation from then on. Content that cannot be passed on becomes one line, so that Claude knows of it.
 """
 
 import base64
@@ -23,19 +23,19 @@ from mcp.types import (
 )
 
 MAX_RESULT_CHARACTERS = 100_000
-"""Longest text of one result, all of its blocks together; longer ones are cut."""
+"""Maximum length of the text of one result, all of its blocks together; longer texts are cut."""
 
 MAX_TEXT_BLOCKS = 100
-"""More blocks of text than this are made one: each costs tokens of its own."""
+"""Maximum number of text blocks; more are merged into one, because each costs tokens of its own."""
 
 MAX_IMAGES = 20
-"""Most images of one result; where a request holds more, the Messages API takes only smaller ones."""
+"""Maximum number of images of one result; with more in a request, the Messages API accepts only smaller ones."""
 
 MAX_IMAGE_CHARACTERS = 5_000_000
 """Longest base64 of an image; the Messages API refuses larger ones, and with them the whole conversation."""
 
 MAX_IMAGES_CHARACTERS = 15_000_000
-"""Longest base64 of all images of a result; the Messages API takes requests of 32 MB."""
+"""Longest base64 of all images of a result; the Messages API accepts requests of 32 MB."""
 
 MAX_LINE_CHARACTERS = 500
 """Longest line about something that cannot be passed on."""
@@ -45,9 +45,9 @@ Block = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolOutcome:
-    """What a tool call gives back to Claude: content blocks of a ``tool_result``.
+    """The outcome of a tool call for Claude: content blocks of a ``tool_result``.
 
-    ``was_called`` is false only where surely nothing was run, because the request never left.
+    ``was_called`` is false only if surely nothing was run, because the request never left.
     """
 
     content: Sequence[Block]
@@ -56,7 +56,7 @@ class ToolOutcome:
 
 
 def outcome(result: CallToolResult) -> ToolOutcome:
-    """Put a result into what the Messages API takes."""
+    """Convert a result to the form that the Messages API accepts."""
     blocks = [block for content in result.content if (block := _block(content)) is not None]
     structured = result.structured_content
     if structured is not None and not _is_said(structured, [block["text"] for block in blocks if "text" in block]):
@@ -65,7 +65,7 @@ def outcome(result: CallToolResult) -> ToolOutcome:
 
 
 def failed(message: str, *, was_called: bool = True) -> ToolOutcome:
-    """Tell Claude that a call failed, and why."""
+    """Return the outcome that a call failed, with the reason for Claude."""
     return ToolOutcome(content=_limited([_text(message)]), is_error=True, was_called=was_called)
 
 
@@ -73,7 +73,7 @@ def failed(message: str, *, was_called: bool = True) -> ToolOutcome:
 
 
 def _block(content: ContentBlock) -> Block | None:
-    """Put one content into a block; text of nothing but white space, which the Messages API refuses, into none."""
+    """Convert one content to a block; text of only white space, which the Messages API refuses, to ``None``."""
     if isinstance(content, TextContent):
         return _text(content.text) if content.text.strip() else None
     if isinstance(content, EmbeddedResource) and isinstance(content.resource, TextResourceContents):
@@ -88,7 +88,7 @@ def _text(text: str) -> Block:
 
 
 def _image(content: ImageContent) -> Block:
-    """Pass a picture on under the type that its bytes have: the Messages API refuses a wrong one."""
+    """Convert a picture under the type that its bytes have: the Messages API refuses a wrong one."""
     data = "".join(content.data.split())
     said = f"image, {content.mime_type}, {_size(data)}"
     if len(data) > MAX_IMAGE_CHARACTERS:
@@ -103,7 +103,7 @@ def _image(content: ImageContent) -> Block:
 
 
 def _image_type(picture: bytes) -> str | None:
-    """Tell the type of a picture from its first bytes; ``None`` for what the Messages API does not take."""
+    """Return the type of a picture from its first bytes; ``None`` for types that the Messages API does not accept."""
     if picture.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if picture.startswith(b"\xff\xd8\xff"):
@@ -115,11 +115,11 @@ def _image_type(picture: bytes) -> str | None:
     return None
 
 
-# -- what is only told ------------------------------------------------------------------------------------------------
+# -- what is only described -------------------------------------------------------------------------------------------
 
 
 def _line(content: AudioContent | ResourceLink | EmbeddedResource | object) -> str:
-    """Say in one line what there was."""
+    """Describe content in one line."""
     if isinstance(content, AudioContent):
         facts: Sequence[str | None] = ["audio", content.mime_type, _size(content.data)]
     elif isinstance(content, ResourceLink):
@@ -146,7 +146,7 @@ def _shortened(line: str) -> str:
 
 
 def _limited(blocks: Sequence[Block]) -> list[Block]:
-    """Keep what is within the limits, in its order, and say in one line what is not."""
+    """Return the blocks within the limits, in their order, and one line that describes the rest."""
     texts = [block["text"] for block in blocks if "text" in block]
     if len(texts) > MAX_TEXT_BLOCKS:
         blocks = [_text("\n".join(texts)), *(block for block in blocks if "text" not in block)]
@@ -176,9 +176,9 @@ def _limited(blocks: Sequence[Block]) -> list[Block]:
 
 
 def _is_said(structured: Mapping[str, Any], texts: Sequence[str]) -> bool:
-    """Whether the text says the same already, as MCP asks servers to do (tools, structured content).
+    """Return whether the texts say the same already, as MCP asks servers to do (tools, structured content).
 
-    Servers wrap what is no object as ``{"result": …}`` and write a list as one text for each element.
+    Servers wrap values other than objects as ``{"result": …}`` and write a list as one text for each element.
     """
     values: list[Any] = [structured]
     if structured.keys() == {"result"}:

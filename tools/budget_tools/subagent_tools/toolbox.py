@@ -1,7 +1,7 @@
 """The tools that a sub-agent may be given, by the names that Claude sees: ``server__tool``.
 
-The servers are MCP servers of any kind (``tool_servers.py``), named in a file (``servers_file.py``); what their tools
-answer becomes content that the Messages API takes (``tool_results.py``).
+The servers are MCP servers of any kind (``connections.py``), named in a file (``config.py``); the results of their
+tools become content that the Messages API accepts (``results.py``).
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from budget_tools.subagent_tools.results import ToolOutcome, failed, outcome
 
 __all__ = ["SubagentTool", "ToolOutcome", "ToolPrice", "Toolbox", "failed"]
 
-_TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}", re.ASCII)  # what the Messages API takes
+_TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}", re.ASCII)  # names that the Messages API accepts
 
 _EVERY_TOOL = "*"
 
@@ -27,7 +27,7 @@ _EVERY_TOOL = "*"
 class SubagentTool:
     """One tool of one server, under the name that Claude sees.
 
-    ``price`` is what each call costs; ``None`` where that is nothing. Whoever calls has to reserve it.
+    ``price`` is what each call costs; ``None`` if it costs nothing. The caller has to reserve it.
     """
 
     def __init__(self, server: ToolServer, tool: McpTool) -> None:
@@ -37,7 +37,7 @@ class SubagentTool:
         self.price: ToolPrice | None = server.price(tool.name)
 
     def wire(self) -> dict[str, Any]:
-        """Give the tool as the Messages API takes it."""
+        """Return the tool in the Messages API's form."""
         return {
             "name": self.name,
             "description": self._tool.description or "",
@@ -45,11 +45,11 @@ class SubagentTool:
         }
 
     async def call(self, arguments: Mapping[str, Any], *, meta: Mapping[str, Any] | None = None) -> ToolOutcome:
-        """Call the tool; whatever goes wrong becomes an error result for Claude to read.
+        """Call the tool; any failure becomes an error result for Claude to read.
 
         Args:
             arguments: as Claude gave them.
-            meta: what the server is told beside them, in the request's ``_meta``.
+            meta: further data for the server, in the request's ``_meta``.
         """
         try:
             return outcome(await self._server.call(self._tool.name, arguments, meta))
@@ -59,10 +59,10 @@ class SubagentTool:
             return failed(f"{self.name} failed: {exc}")
 
     def check(self) -> None:
-        """Refuse what the Messages API would refuse, before anything is sent.
+        """Check the tool by the rules of the Messages API, before anything is sent.
 
         Raises:
-            InvalidArgumentError: its name is not one of the API.
+            InvalidArgumentError: its name does not fit the API.
         """
         if not _TOOL_NAME.fullmatch(self.name):
             raise InvalidArgumentError(f"tools: {self.name!r} is not a name that the Claude API takes.")
@@ -84,15 +84,15 @@ class Toolbox:
 
         Args:
             path: the file.
-            child_environment: what every server over stdio gets in its environment; an entry's own ``env`` wins.
+            child_environment: added to the environment of every server over stdio; an entry's own ``env`` wins.
 
         Raises:
-            ConfigurationError: the file cannot be read, or is not such a file.
+            ConfigurationError: the file cannot be read, or has another format.
         """
         return cls(ServersFile.read(path), dict(child_environment or {}))
 
     async def open(self, names: Sequence[str]) -> dict[str, SubagentTool]:
-        """Start the servers that the names need, side by side, and give the tools, by name.
+        """Start the servers that the names need, side by side, and return the tools by name.
 
         Args:
             names: ``server__tool``, or ``server__*`` for all of a server's tools.
@@ -125,7 +125,7 @@ class Toolbox:
         await asyncio.gather(*(server.aclose() for server in self._servers.values()))
 
     def _split(self, name: str) -> tuple[ToolServer, str]:
-        """Part a name into its server, the longest that fits, and its tool."""
+        """Split a name into its server, the longest that fits, and its tool."""
         server_name = _longest_prefix(name, self._servers)
         if server_name is not None:
             return self._servers[server_name], name.removeprefix(f"{server_name}__")
@@ -145,7 +145,7 @@ def _longest_prefix(name: str, servers: Mapping[str, object] | frozenset[str]) -
 
 
 async def _offered(server: ToolServer) -> Mapping[str, SubagentTool]:
-    """Give a server's tools by their own names."""
+    """Return a server's tools by their own names."""
     offered: dict[str, SubagentTool] = {}
     for tool in await server.tools():
         if tool.name in offered:
