@@ -33,6 +33,7 @@ crash: $(VENV)/.dev
 check: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/python tests/voice.py server tools
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file pyproject.toml tests benchmarks examples
 	$(BIN)/lint-imports

@@ -56,7 +56,7 @@ def allocate(
         ),
     ] = None,
 ) -> None:
-    """Set what a scope may use in all, creating its budget where there is none; options left out stay as they are."""
+    """Set what a scope may use in all, creating its budget if it has none; options left out stay as they are."""
     with cli_errors():
         settings = local_settings()
         whole = _amount(amount, unit)

@@ -66,7 +66,7 @@ class _WrongError(Exception):
 
 @asynccontextmanager
 async def _claude(console: Console) -> AsyncIterator[Mapping[str, str]]:
-    """Give the environment that reaches Claude: the real one with a key, else the scripted one."""
+    """Yield the environment that reaches Claude: the real one with a key, else the scripted one."""
     key = os.environ.get("ANTHROPIC_API_KEY")
     if key:
         console.print("Claude: [bold]the real API[/bold] (ANTHROPIC_API_KEY is set; this costs a few cents).")

@@ -101,12 +101,12 @@ def create_workshop() -> MCPServer:
 
     @server.tool(annotations=reading)
     async def part_details(part: PartId) -> PartDetails:
-        """Tell a part's name, price in cents, and what it fits."""
+        """Look up a part's name, price in cents, and what it fits."""
         return _CATALOGUE[known(part)]
 
     @server.tool(annotations=reading)
     async def stock(part: PartId) -> Stock:
-        """Tell how many pieces of a part are in stock, and how many should be."""
+        """Count how many pieces of a part are in stock, and how many should be."""
         return stock_by_part[known(part)]
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False))

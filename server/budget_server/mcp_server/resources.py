@@ -66,7 +66,7 @@ def add_resources(server: MCPServer[Toolkit], process: Toolkit) -> None:
     @server.resource(PRICES, title="Prices", mime_type=JSON)
     @_in_one_sentence
     async def prices() -> str:
-        """What each model costs now, in US dollars per million tokens."""
+        """Prices of each model now, in US dollars per million tokens."""
         return _json(_prices(view()))
 
     @server.resource(GUIDE, title="Spending money safely", mime_type="text/markdown")
@@ -77,14 +77,14 @@ def add_resources(server: MCPServer[Toolkit], process: Toolkit) -> None:
     @server.resource(RESERVATION, title="Reservation", mime_type=JSON)
     @_in_one_sentence
     async def reservation(reservation_id: str) -> str:
-        """What is held, or what became of it."""
+        """One reservation: held, or settled and how."""
         body = body_of(await view().cycles.get_reservation(reservation_id), f"read reservation {reservation_id}")
         return _json(ReservationSummary.read(body).model_dump(mode="json", exclude_none=True))
 
     @server.resource(DELEGATION, title="Delegation", mime_type=JSON)
     @_in_one_sentence
     async def delegation(delegation_id: str) -> str:
-        """A delegation's turns, and all that was said in it: untrusted words."""
+        """One delegation: its turns, and all that was said in it: untrusted words."""
         return _json(await _transcript(view(), delegation_id))
 
     async def complete(_ctx: ServerRequestContext[Any, Any], params: CompleteRequestParams) -> CompleteResult:

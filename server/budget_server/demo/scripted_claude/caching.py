@@ -76,7 +76,7 @@ class PromptCache:
 
 
 def _blocks(body: Mapping[str, Any]) -> list[_Block]:
-    """Give every block that a breakpoint may stand at, in the order of the cache."""
+    """Yield every block that a breakpoint may stand at, in the order of the cache."""
     most_tokens = count_input_tokens(body)
     digest = hashlib.sha256(to_json({"model": body["model"], "format": _part(body, "output_config", "format")}))
     in_messages = to_json({"tool_choice": body.get("tool_choice"), "thinking": body.get("thinking")})
@@ -112,7 +112,7 @@ def _parts_of(body: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _ttl(holder: Mapping[str, Any]) -> str | None:
-    """Give how long the breakpoint of a block is to be kept; within a tool's result, its parts have breakpoints too."""
+    """Return how long a block's breakpoint is to be kept; within a tool's result, its parts have breakpoints too."""
     control = holder.get("cache_control")
     if isinstance(control, Mapping):
         return str(control.get("ttl") or "5m")

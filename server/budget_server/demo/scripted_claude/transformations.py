@@ -137,7 +137,7 @@ def send_blocks_whole(events: list[Event]) -> list[Event]:
 
 
 def stop_with(reason: str) -> Transformation:
-    """Give one stop reason for every answer that would have ended by itself."""
+    """Set one stop reason for every answer that would have ended by itself."""
 
     def apply(events: list[Event]) -> list[Event]:
         for event in events:
@@ -149,7 +149,7 @@ def stop_with(reason: str) -> Transformation:
 
 
 def use_one_tool_id(events: list[Event]) -> list[Event]:
-    """Give all tool calls of an answer the id of the first."""
+    """Set the id of every tool call of an answer to that of the first."""
     blocks = [event["content_block"] for event in events if event["type"] == "content_block_start"]
     calls = [block for block in blocks if block["type"] == "tool_use"]
     for call in calls:
@@ -158,7 +158,7 @@ def use_one_tool_id(events: list[Event]) -> list[Event]:
 
 
 def break_tool_json(events: list[Event]) -> list[Event]:
-    """Lose the last character of what each tool is called with, so that it is no JSON."""
+    """Lose the last character of what each tool is called with, so that it is not JSON."""
     last: dict[int, Event] = {}
     for event in events:
         if event["type"] == "content_block_delta" and event["delta"]["type"] == "input_json_delta":
@@ -181,7 +181,7 @@ def lose_text(events: list[Event]) -> list[Event]:
 
 
 def drop_model(events: list[Event]) -> list[Event]:
-    """Say of no answer which model gave it."""
+    """Remove the model from every answer."""
     for event in events:
         if event["type"] == "message_start":
             event["message"].pop("model", None)

@@ -96,7 +96,7 @@ def _find_stop_sequence_problems(sequences: object) -> Iterator[str]:
 
 
 def _find_thinking_problems(body: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a configuration of thinking that is none ("Extended thinking", "Adaptive thinking")."""
+    """Yield a configuration of thinking that does not exist ("Extended thinking", "Adaptive thinking")."""
     thinking = body.get("thinking")
     if thinking is None:
         return

@@ -49,7 +49,7 @@ def find_tool_problems(body: dict[str, Any]) -> Iterator[str]:
 
 
 def find_tool_choice_problems(body: dict[str, Any]) -> Iterator[str]:
-    """Yield a choice of tools that is none of the API's, or that has no tools to choose from."""
+    """Yield a choice of tools that is not one of the API's, or that has no tools to choose from."""
     if "tool_choice" not in body:
         return
     choice = body["tool_choice"]
