@@ -15,6 +15,7 @@ import apsw
 from budget_server.delegations import cursors, rows
 from budget_server.delegations.encoding import from_json, to_json
 from budget_server.delegations.limits import Limits, left_microcents
+from budget_server.delegations.pruning import prune
 from budget_server.delegations.workers import WorkerRegistry
 from budget_tools.core.errors import InvalidArgumentError
 from budget_tools.core.money import USD_MICROCENTS
@@ -29,13 +30,13 @@ _NOTHING_LEFT: dict[Status, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Adopted:
+class TakenOver:
     """The delegations taken over, and their owners before."""
 
     orphans: Sequence[Orphan]
     owners: Sequence[tuple[str, str]]
     """Each delegation with its previous owner."""
-    buried: Sequence[str]
+    reclaimed: Sequence[str]
     """The owners that have nothing left to adopt."""
 
 
@@ -95,7 +96,7 @@ class Delegations:
                 call.tenant,
                 parent_id or None,
                 depth,
-                self._owners.claim(),
+                self._owners.register(),
                 task.budget_microcents,
                 task.max_turns,
                 self._now_ms,
@@ -133,7 +134,7 @@ class Delegations:
             "UPDATE delegations SET status = 'running', owner = ?, max_turns = coalesce(?, max_turns),"
             " budget_microcents = coalesce(?, budget_microcents), hint = '\"\"', structured = NULL,"
             " updated_at_ms = max(updated_at_ms, ?) WHERE delegation_id = ?",
-            (self._owners.claim(), max_turns, budget_microcents, self._now_ms, delegation_id),
+            (self._owners.register(), max_turns, budget_microcents, self._now_ms, delegation_id),
         )
         self._remember(call, delegation_id)
         return rows.stored(self._db, delegation_id, is_new=True), before
@@ -340,9 +341,9 @@ class Delegations:
         )
         return {str(delegation_id) for (delegation_id,) in found}
 
-    def adopt(self) -> Adopted:
+    def take_over(self) -> TakenOver:
         """Take over the running delegations of dead owners."""
-        buried = self._owners.dead()
+        reclaimed = self._owners.expired()
         running = self._db.execute(
             "SELECT owner, delegation_id FROM delegations WHERE owner IS NOT NULL ORDER BY owner, delegation_id"
         )
@@ -351,15 +352,15 @@ class Delegations:
             if not self._owners.is_alive(str(owner)):
                 taken += [(str(delegation_id), str(owner)) for _, delegation_id in of_owner]
         if taken:
-            own_id = self._owners.claim()
+            own_id = self._owners.register()
             self._set_owners([(delegation_id, own_id) for delegation_id, _ in taken])
         orphans = [
             Orphan(delegation=rows.stored(self._db, delegation_id), spends=rows.spends(self._db, delegation_id))
             for delegation_id, _ in taken
         ]
-        return Adopted(orphans, taken, buried)
+        return TakenOver(orphans, taken, reclaimed)
 
-    def abandon(self, adopted: Adopted) -> None:
+    def give_back(self, adopted: TakenOver) -> None:
         """Undo an adoption whose result was never received."""
         self._set_owners(adopted.owners)
 
@@ -374,31 +375,8 @@ class Delegations:
         return bool(self._db.execute("SELECT 1 FROM delegations WHERE owner = ?", (self._owners.own_id,)).get)
 
     def prune(self, before_ms: int) -> int:
-        """Delete delegations without any change since then.
-
-        A family is deleted together: all delegations below one use up its limit, running or not.
-        """
-        self._db.execute(
-            """
-            WITH RECURSIVE family (root, delegation_id) AS (
-                SELECT delegation_id, delegation_id FROM delegations
-                WHERE parent_id IS NULL OR parent_id NOT IN (SELECT delegation_id FROM delegations)
-                UNION
-                SELECT family.root, below.delegation_id
-                FROM family JOIN delegations AS below ON below.parent_id = family.delegation_id
-            ),
-            kept (root) AS (
-                SELECT family.root FROM family JOIN delegations USING (delegation_id)
-                WHERE owner IS NOT NULL OR updated_at_ms >= ?
-                    OR EXISTS (SELECT 1 FROM spends
-                        WHERE spends.delegation_id = family.delegation_id AND charge IS NULL)
-            )
-            DELETE FROM delegations WHERE delegation_id IN
-                (SELECT delegation_id FROM family WHERE root NOT IN (SELECT root FROM kept))
-            """,
-            (before_ms,),
-        )
-        return self._db.changes()
+        """Delete delegations without any change since then, and return how many there were."""
+        return prune(self._db, before_ms)
 
     # -- invariants --------------------------------------------------------------------------------------------------
 

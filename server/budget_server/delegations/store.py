@@ -141,8 +141,8 @@ class SqliteDelegationStore(DelegationStore):
 
     async def orphans(self) -> Sequence[Orphan]:
         """Take over the delegations of dead owners: they belong to this process until their ``outcome`` is written."""
-        adopted = await self._file.run(Delegations.adopt, Delegations.abandon, is_brief=False)
-        for owner_id in adopted.buried:
+        adopted = await self._file.run(Delegations.take_over, Delegations.give_back, is_brief=False)
+        for owner_id in adopted.reclaimed:
             self._owners.remove(owner_id)
         return adopted.orphans
 

@@ -32,7 +32,7 @@ class WorkerRegistry:
         self.own_id = ""
         """This process's id as an owner; ``""`` before it becomes one."""
 
-    def claim(self) -> str:
+    def register(self) -> str:
         """Register this process as an owner, if it is not one yet, and return its id.
 
         Raises:
@@ -58,7 +58,7 @@ class WorkerRegistry:
         """Return whether the process of this id still runs and has not closed its store."""
         return owner_id == self.own_id or not _is_dead(self._directory / owner_id)
 
-    def dead(self) -> list[str]:
+    def expired(self) -> list[str]:
         """Return the owners that are dead and have left their file."""
         return [path.name for path in _files(self._directory) if _is_dead(path)]
 

@@ -260,7 +260,7 @@ class DelegationsAgainstModel(RuleBasedStateMachine):
             known.owner = -1 if known.owner == at else known.owner
 
     @rule(at=st.integers(0, 1))
-    def adopt(self, at: int) -> None:
+    def take_over(self, at: int) -> None:
         """Adopt what ended stores left."""
         orphans = {orphan.delegation.delegation_id: orphan for orphan in self.run(self.stores[at].orphans())}
         assert set(orphans) == {name for name, known in self.known.items() if known.owner == -1}

@@ -107,7 +107,7 @@ async def test_what_a_killed_process_had_in_flight_is_adopted(
 
 
 async def test_of_processes_that_start_together_one_adopts_each_orphan(tmp_path: Path, workers: ExitStack) -> None:
-    """Adopted twice, a spend would be settled twice."""
+    """TakenOver twice, a spend would be settled twice."""
     names = [f"d{number}" for number in range(10)]
     worker(workers, "own", tmp_path, *names[:5]).kill()
     worker(workers, "own", tmp_path, *names[5:]).kill()
@@ -207,7 +207,7 @@ def test_an_owner_is_never_taken_for_dead_once_it_has_its_id(tmp_path: Path) -> 
 
     def bury() -> None:
         while not stop.is_set():
-            for owner_id in watcher.dead():
+            for owner_id in watcher.expired():
                 watcher.remove(owner_id)
 
     burying = [threading.Thread(target=bury) for _ in range(2)]
@@ -216,7 +216,7 @@ def test_an_owner_is_never_taken_for_dead_once_it_has_its_id(tmp_path: Path) -> 
     try:
         for _ in range(200):
             owner = WorkerRegistry(tmp_path)
-            owner_id = owner.claim()
+            owner_id = owner.register()
             watcher.remove(owner_id)  # as one does who asked before it was locked
             assert watcher.is_alive(owner_id)
             assert (tmp_path / "owners" / owner_id).exists()
@@ -231,7 +231,7 @@ def test_an_owner_is_never_taken_for_dead_once_it_has_its_id(tmp_path: Path) -> 
 def test_those_who_ask_at_once_do_not_take_each_other_for_the_owner(tmp_path: Path) -> None:
     """Whether an owner lives is asked with a lock, too."""
     owner = WorkerRegistry(tmp_path)
-    owner.claim()
+    owner.register()
     owner_id = owner.own_id
     owner.close(leaves_orphans=True)
     wrong: list[bool] = []
@@ -256,7 +256,7 @@ def test_what_is_no_owner_file_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "owners" / "folder").mkdir()
 
     assert not may_have_orphans(tmp_path)
-    assert WorkerRegistry(tmp_path).dead() == []
+    assert WorkerRegistry(tmp_path).expired() == []
 
 
 SPENDS_AFTER: dict[str, list[list[int | None]]] = {

@@ -30,7 +30,7 @@ async def own(directory: Path, *names: str) -> None:
     say("closed")
 
 
-async def adopt(directory: Path) -> None:
+async def take_over(directory: Path) -> None:
     """Adopt at a moment that the parent chooses, say what was adopted, and live on until told to end."""
     store = SqliteDelegationStore(directory)
     say("ready")
@@ -59,4 +59,4 @@ async def work(directory: Path) -> None:
 
 if __name__ == "__main__":
     command, directory, *names = sys.argv[1:]
-    asyncio.run({"own": own, "adopt": adopt, "work": work}[command](Path(directory), *names))
+    asyncio.run({"own": own, "adopt": take_over, "work": work}[command](Path(directory), *names))

@@ -179,7 +179,7 @@ async def test_a_crash_after_the_commit_leaves_one_number_too(bench: OpenBench, 
     )
 
     def run_again(store: Delegations) -> None:
-        store._db.execute("UPDATE delegations SET status = 'running', owner = ?", (store._owners.claim(),))
+        store._db.execute("UPDATE delegations SET status = 'running', owner = ?", (store._owners.register(),))
 
     store = b.services.delegation_store
     assert isinstance(store, SqliteDelegationStore)
