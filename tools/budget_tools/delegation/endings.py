@@ -23,7 +23,8 @@ CANCELLED = Outcome(status="cancelled", hint="It was cancelled; what was in flig
 _ENDS: Mapping[Consequence, tuple[Status, str]] = MappingProxyType(
     {
         "refused": ("refused", "Claude declined the task{category}."),
-        "broken_off": ("failed", "The answer broke off. What it cost is not known, so its bound was charged."),
+        "broken_off": ("failed", ("The answer broke off. What it cost is not known, so no less than its bound was "
+            "charged.")),
         "no_answer": ("failed", "Claude ended without an answer ({reason}): resume it to have it asked for one."),
         "lost_call": ("failed", "Claude announced a tool call ({reason}) that is not there: resume it to go on."),
         "window_full": ("failed", ("The model's context window is full, so its answer was cut there ({reason}): "
@@ -69,7 +70,7 @@ _TOLD: Mapping[Consequence, str] = MappingProxyType(
 def end_without_reply(failure: Failure | None, record: TurnRecord) -> Outcome:
     """Return how a delegation ends with a turn that brought no answer."""
     reason = "The turn was interrupted." if failure is None else failure.message
-    unknown = " What it cost is not known, so its bound was charged." if record.charged else ""
+    unknown = " What it cost is not known, so no less than its bound was charged." if record.charged else ""
     return Outcome(status="failed", hint=f"{reason}{unknown}")
 
 
