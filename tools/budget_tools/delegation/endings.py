@@ -67,6 +67,12 @@ _TOLD: Mapping[Consequence, str] = MappingProxyType(
 )  # fmt: skip
 
 
+_TOLD_OF_CUT_JSON = (
+    "Your last message was cut at {max_tokens} tokens, so its JSON is not whole: give the whole answer anew, within "
+    "that length."
+)
+
+
 def end_without_reply(failure: Failure | None, record: TurnRecord) -> Outcome:
     """Return how a delegation ends with a turn that brought no answer."""
     reason = "The turn was interrupted." if failure is None else failure.message
@@ -89,21 +95,23 @@ def limit_of(max_tokens: int, task: Task, allowance: Allowance) -> OutputLimit:
     return "caps" if allowance.max_tokens == max_tokens else "budget"
 
 
-def cut_by(limit: OutputLimit, consequence: Consequence, reply: Reply, how_far: str) -> Outcome:
+def cut_by(limit: OutputLimit, consequence: Consequence, reply: Reply, how_far: str, *, wants_json: bool) -> Outcome:
     """Return how a delegation ends with an answer that was cut at a limit of its length.
 
-    A text that is as long as it was allowed to be is an answer; everything else has something left to do.
+    A text that is as long as it was allowed to be is an answer, but not half of the JSON that was asked for; everything
+    else has something left to do.
     """
-    is_answer = limit == "task" and consequence == "cut_words"
+    is_answer = limit == "task" and consequence == "cut_words" and not wants_json
     then = "allow more for a longer one" if is_answer else _THEN[limit]
     hint = _CUT[consequence].format(where=_CUT_WHERE[limit], tool=_last_tool(reply), then=then)
     status: Status = "completed" if is_answer else "failed" if limit == "task" else "budget_exhausted"
     return Outcome(status=status, hint=f"{hint}{how_far}" if limit == "budget" else hint)
 
 
-def told_after(consequence: Consequence, reply: Reply, max_tokens: int) -> str:
+def told_after(consequence: Consequence, reply: Reply, max_tokens: int, *, wants_json: bool) -> str:
     """Return what the sub-agent hears of its last message once it is resumed; ``""`` if that speaks for itself."""
-    return _TOLD.get(consequence, "").format(tool=_last_tool(reply), max_tokens=max_tokens)
+    told = _TOLD_OF_CUT_JSON if wants_json and consequence == "cut_words" else _TOLD.get(consequence, "")
+    return told.format(tool=_last_tool(reply), max_tokens=max_tokens)
 
 
 def _last_tool(reply: Reply) -> str:

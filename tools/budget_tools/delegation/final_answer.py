@@ -25,6 +25,11 @@ class FinalAnswer:
         self.misfit = ""
         """What did not fit in an answer that is being mended; it is mended once at most."""
 
+    @property
+    def has_form(self) -> bool:
+        """Whether JSON of some form was asked for."""
+        return self._schema is not None
+
     def note_pause(self, reply: Reply) -> None:
         """Keep what was said before a pause: what follows goes on from there."""
         self._said_before += reply.text
