@@ -18,7 +18,7 @@ import anyio.lowlevel
 from budget_server.demo.scripted_claude import MESSAGES_PATH, Answer, Failure, ScriptedClaude
 
 SAID = "Half and half."
-USAGE: dict[str, Any] = {"input_tokens": 20, "output_tokens": 8}
+USAGE: dict[str, Any] = {"input_tokens": 200, "output_tokens": 8}
 """Less than any bound, so that a charge by it can be told from the bound."""
 
 OVER = Failure(status=500, message="The script is over.")
@@ -115,7 +115,7 @@ def start(usage: object = None, model: str = "claude-sonnet-5-5") -> bytes:
     message = {
         "id": "msg_wire", "type": "message", "role": "assistant", "model": model, "content": [],
         "stop_reason": None, "stop_sequence": None,
-        "usage": {"input_tokens": 20, "output_tokens": 1} if usage is None else usage,
+        "usage": {"input_tokens": 200, "output_tokens": 1} if usage is None else usage,
     }  # fmt: skip
     return event("message_start", message=message)
 

@@ -19,6 +19,7 @@ LISTED = ("claude-opus-4-5", "claude-opus-4-5-20251101", "claude-opus-5-5", "cla
         ("claude-sonnet-5-5", "arn:aws:bedrock:us-east-1::foundation-model/anthropic.claude-sonnet-5-5-v1:0"),
         ("claude-sonnet-5-5", "claude-sonnet-5-5@20261001"),
         ("claude-sonnet-5-5", "claude-sonnet-5-5-latest"),
+        ("claude-sonnet-5-5", "publishers/anthropic/models/claude-sonnet-5-5@default"),
         ("claude-sonnet-5-5", "Claude-Sonnet-5-5"),
         ("claude-sonnet-5-5", "claude-sonnet-5-5[1m]"),
         ("my-own", "my-own"),

@@ -14,7 +14,7 @@ from budget_server.delegations.store import SqliteDelegationStore
 from budget_tools.core.errors import InvalidArgumentError
 from budget_tools.core.money import format_usd
 from budget_tools.core.text_safety import printable
-from budget_tools.delegation.records import RESUMABLE, Status, TurnRecord
+from budget_tools.delegation.records import RESUMABLE, Status, TurnRecord, excess_hint, uncovered_microcents
 from budget_tools.delegation.store import Message, Stored
 
 _DAY_MS = 86_400_000
@@ -125,9 +125,12 @@ def _standing(stored: Stored) -> str:
     resumable = ", can be resumed" if stored.status in RESUMABLE else ""
     nested = stored.children_spent_microcents
     below = f", ${format_usd(nested)} by delegations of its sub-agent" if nested else ""
+    missing = sum(uncovered_microcents(turn) for turn in stored.turns)
+    missing_text = f", ${format_usd(missing)} not covered" if missing else ""
     hint = f"\n{stored.hint}" if stored.hint else ""
     return (
-        f"{stored.delegation_id}: {stored.status}{resumable}; ${format_usd(stored.spent_microcents)} spent{below}; "
+        f"{stored.delegation_id}: {stored.status}{resumable}; "
+        f"${format_usd(stored.spent_microcents)} spent{missing_text}{below}; "
         f"started {date_text(stored.created_at_ms)}, last changed {date_text(stored.updated_at_ms)}.{hint}"
     )
 
@@ -139,6 +142,8 @@ def _notes(turn: TurnRecord) -> Iterator[str]:
         charged = "nothing" if turn.charged is None else str(turn.charged)
         yield f"turn {turn.number} was charged {charged}: {turn.charged_because}"
     yield from turn.warnings
+    if excess := excess_hint(turn):
+        yield excess
 
 
 def _lines(message: Message) -> Iterator[str]:

@@ -1,7 +1,9 @@
 """A turn that costs more than its bound: one number in both books, and what the budget lacked beside it."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -15,9 +17,10 @@ from budget_tools.core.money import USD_MICROCENTS, Money
 from budget_tools.delegation.recovery import settle_orphans
 from budget_tools.delegation.store import Orphan
 from budget_tools.spends.records import Spend
-from hosting import text_of
+from hosting import run_program, text_of
 from tools.delegation.harness import Bench, OpenBench, structured
 from tools.delegation.metering import MeteredClaude, spendthrift
+from tools.delegation.raw_endpoint import END, Raw, RawEndpoint, sse, start, stop, text
 
 pytestmark = pytest.mark.anyio
 
@@ -189,3 +192,38 @@ async def test_a_crash_after_the_commit_leaves_one_number_too(bench: OpenBench, 
     (after,) = await b.kept()
     assert (after.turns, after.spent_microcents) == (before.turns, before.spent_microcents)
     assert inspect(tmp_path / "data", None).findings == []
+
+
+async def test_the_hint_names_the_dearer_model_that_answered(bench: OpenBench) -> None:
+    """No count was above what was allowed, so the hint must not say so."""
+    usage = {"input_tokens": 100, "output_tokens": 4_000}
+    body = sse(start(usage, model="claude-opus-5-5"), text(), stop(usage), END)
+    b = await bench([], endpoint=RawEndpoint(Raw(body=body)))
+
+    result = await b.delegate(model="claude-haiku-5-5")
+
+    assert result["spent"]["amount"] == 8_040_000
+    assert "claude-opus-5-5 answered (100 in, 4000 out)" in result["hint"]
+    assert "prices of claude-haiku-5-5" in result["hint"]
+    assert "more tokens" not in result["hint"]
+
+
+@pytest.mark.parametrize("ends", ["properly", "cut"])
+async def test_the_hint_of_an_unknown_cost_above_the_bound_claims_no_counts(
+    bench: OpenBench, tmp_path: Path, ends: Literal["properly", "cut"]
+) -> None:
+    """The highest counts are charged, and neither the hint nor a warning names another sum or a count of 0."""
+    usage = {"input_tokens": 0, "output_tokens": 20_000}
+    body = sse(start({"input_tokens": 0, "output_tokens": 0}), text(), stop(usage, None))
+    b = await bench([], usd="0.10", endpoint=RawEndpoint(Raw(body=body, ends=ends)))
+
+    result = await b.delegate()
+
+    assert (result["spent"]["amount"], result["uncovered"]["amount"]) == (10_000_000, 10_000_000)
+    assert "cost at least $0.20, above its bound" in result["hint"]
+    assert "(0 in, 0 out)" not in result["hint"]
+    assert "was charged $0.20" not in " ".join(result["warnings"])
+    environment = {**os.environ, "BUDGET_DATA_DIR": str(tmp_path / "data")}
+    shown = run_program(environment, "delegations", "show", result["delegation_id"]).stdout
+    assert "$0.10 spent, $0.10 not covered" in shown
+    assert "Turn 1 cost at least $0.20, above its bound" in shown

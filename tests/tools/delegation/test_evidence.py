@@ -52,6 +52,31 @@ async def test_a_turn_is_charged_by_the_evidence(bench: OpenBench, name: str) ->
         assert record["actual_source"] == "usage"
 
 
+@pytest.mark.parametrize("prompt", [1, 48, 6_000])
+async def test_a_prompt_of_far_fewer_tokens_than_its_words_is_charged_at_the_bound(
+    bench: OpenBench, prompt: int
+) -> None:
+    """Some gateways report the part of a prompt that was not cached, and drop the rest."""
+    usage = {"input_tokens": prompt, "output_tokens": 50}
+    b = await bench([], endpoint=RawEndpoint(Raw(body=sse(start(usage), text(), stop(usage), END))))
+
+    result = await b.delegate(task="word " * 8_100)
+
+    (turn_,) = result["turns"]
+    assert turn_["charged"] == turn_["reserved"]
+    assert f"a prompt of {prompt} tokens, whose words come to more" in " ".join(result["warnings"])
+
+
+async def test_a_prompt_of_as_many_tokens_as_its_words_is_charged_exactly(bench: OpenBench) -> None:
+    """The least that is demanded is far below what any tokenizer makes of the text."""
+    usage = {"input_tokens": 8_100, "output_tokens": 50}
+    b = await bench([], endpoint=RawEndpoint(Raw(body=sse(start(usage), text(), stop(usage), END))))
+
+    result = await b.delegate(task="word " * 8_100)
+
+    assert result["spent"]["amount"] == 1_670_000
+
+
 @pytest.mark.parametrize("kind", ["overloaded_error", "rate_limit_error"])
 @pytest.mark.parametrize("is_json", [False, True], ids=["event", "json"])
 async def test_an_overload_under_status_200_is_tried_again_at_no_cost(

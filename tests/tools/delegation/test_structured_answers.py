@@ -65,6 +65,20 @@ async def test_an_answer_that_still_does_not_fit_is_a_failure_that_says_where(
     assert "$.parts[0].no" in result["hint"]
 
 
+@pytest.mark.parametrize("tools", [[], TOOLS], ids=["without tools", "with tools"])
+async def test_json_that_was_cut_is_no_answer_and_can_be_given_anew(bench: OpenBench, tools: list[str]) -> None:
+    """Half of a text may be of use, half of a value is none: it would otherwise be over, without the value."""
+    b = await bench([Turn(text='{"parts": [', stop_reason="max_tokens"), Turn(text=FITTING)])
+
+    cut = await b.delegate(output_schema=SCHEMA, tools=tools)
+    again = await b.delegate(resume=cut["delegation_id"], task="")
+
+    assert (cut["status"], cut.get("structured"), cut["resumable"], len(cut["turns"])) == ("failed", None, True, 1)
+    assert "cut at max_output_tokens" in cut["hint"]
+    assert "its JSON is not whole" in last_words(b.claude.message_requests[1])
+    assert (again["status"], again["structured"]) == ("completed", {"parts": [{"no": 1}]})
+
+
 async def test_a_repair_counts_as_a_turn(bench: OpenBench) -> None:
     """max_turns is a limit of everything that is sent."""
     b = await bench([Turn(text=MISSING)])

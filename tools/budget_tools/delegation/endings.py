@@ -23,7 +23,8 @@ CANCELLED = Outcome(status="cancelled", hint="It was cancelled; what was in flig
 _ENDS: Mapping[Consequence, tuple[Status, str]] = MappingProxyType(
     {
         "refused": ("refused", "Claude declined the task{category}."),
-        "broken_off": ("failed", "The answer broke off. What it cost is not known, so its bound was charged."),
+        "broken_off": ("failed", ("The answer broke off. What it cost is not known, so no less than its bound was "
+            "charged.")),
         "no_answer": ("failed", "Claude ended without an answer ({reason}): resume it to have it asked for one."),
         "lost_call": ("failed", "Claude announced a tool call ({reason}) that is not there: resume it to go on."),
         "window_full": ("failed", ("The model's context window is full, so its answer was cut there ({reason}): "
@@ -66,10 +67,16 @@ _TOLD: Mapping[Consequence, str] = MappingProxyType(
 )  # fmt: skip
 
 
+_TOLD_OF_CUT_JSON = (
+    "Your last message was cut at {max_tokens} tokens, so its JSON is not whole: give the whole answer again, within "
+    "that length."
+)
+
+
 def end_without_reply(failure: Failure | None, record: TurnRecord) -> Outcome:
     """Return the ending of a delegation after a turn without an answer."""
     reason = "The turn was interrupted." if failure is None else failure.message
-    unknown = " What it cost is not known, so its bound was charged." if record.charged else ""
+    unknown = " What it cost is not known, so no less than its bound was charged." if record.charged else ""
     return Outcome(status="failed", hint=f"{reason}{unknown}")
 
 
@@ -88,21 +95,23 @@ def limit_of(max_tokens: int, task: Task, allowance: Allowance) -> OutputLimit:
     return "caps" if allowance.max_tokens == max_tokens else "budget"
 
 
-def cut_by(limit: OutputLimit, consequence: Consequence, reply: Reply, how_far: str) -> Outcome:
-    """Return the ending for an answer that was cut at a limit of its length.
+def cut_by(limit: OutputLimit, consequence: Consequence, reply: Reply, how_far: str, *, wants_json: bool) -> Outcome:
+    """Return how a delegation ends with an answer that was cut at a limit of its length.
 
-    A text as long as was allowed is an answer; everything else leaves work to do.
+    A text that is as long as it was allowed to be is an answer, but not half of the JSON that was asked for; everything
+    else has something left to do.
     """
-    is_answer = limit == "task" and consequence == "cut_words"
+    is_answer = limit == "task" and consequence == "cut_words" and not wants_json
     then = "allow more for a longer one" if is_answer else _THEN[limit]
     hint = _CUT[consequence].format(where=_CUT_WHERE[limit], tool=_last_tool(reply), then=then)
     status: Status = "completed" if is_answer else "failed" if limit == "task" else "budget_exhausted"
     return Outcome(status=status, hint=f"{hint}{how_far}" if limit == "budget" else hint)
 
 
-def told_after(consequence: Consequence, reply: Reply, max_tokens: int) -> str:
-    """Return what a resumed sub-agent is told of its last message; ``""`` if the message needs no explanation."""
-    return _TOLD.get(consequence, "").format(tool=_last_tool(reply), max_tokens=max_tokens)
+def told_after(consequence: Consequence, reply: Reply, max_tokens: int, *, wants_json: bool) -> str:
+    """Return what the sub-agent hears of its last message once it is resumed; ``""`` if that speaks for itself."""
+    told = _TOLD_OF_CUT_JSON if wants_json and consequence == "cut_words" else _TOLD.get(consequence, "")
+    return told.format(tool=_last_tool(reply), max_tokens=max_tokens)
 
 
 def _last_tool(reply: Reply) -> str:

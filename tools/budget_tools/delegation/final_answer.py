@@ -25,6 +25,11 @@ class FinalAnswer:
         self.misfit = ""
         """What did not fit in an answer that is being corrected; it is corrected once at most."""
 
+    @property
+    def has_form(self) -> bool:
+        """Whether JSON of some form was asked for."""
+        return self._schema is not None
+
     def note_pause(self, reply: Reply) -> None:
         """Keep the text before a pause: the next text continues it."""
         self._said_before += reply.text

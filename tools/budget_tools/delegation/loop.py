@@ -319,8 +319,9 @@ class Delegation:
                 return endings.end_by(consequence, reply)
 
     async def _tell_of(self, consequence: Consequence, reply: Reply, result: TurnResult) -> None:
-        """Add what was wrong with its last message to the conversation, for a sub-agent that is resumed."""
-        if told := endings.told_after(consequence, reply, result.prepared.request["max_tokens"]):
+        """Have the sub-agent told what was wrong with its last message, should it be resumed."""
+        length = result.prepared.request["max_tokens"]
+        if told := endings.told_after(consequence, reply, length, wants_json=self._answer.has_form):
             await self._say(notice(told))
 
     async def _use_tools(self, reply: Reply, result: TurnResult) -> Outcome | None:
@@ -363,7 +364,8 @@ class Delegation:
             self._landing = self._out_of_money()
             return None
         self._answer.take_text(reply)
-        return endings.cut_by(limit, consequence, reply, self._how_far(self._limits.growth_tokens))
+        how_far = self._how_far(self._limits.growth_tokens)
+        return endings.cut_by(limit, consequence, reply, how_far, wants_json=self._answer.has_form)
 
     # -- limits -----------------------------------------------------------------------------------------------------
 

@@ -75,6 +75,8 @@ class TurnRecord(BaseModel):
     actual_source: str = Field("", description='"usage" as the API reported it, or "bound" where it is not known.')
     charged_because: str = ""
     """Why it was charged at the bound, or not at all; ``""`` if it was charged its exact cost."""
+    served_model: str = ""
+    """The model that answered, if it is another than was asked."""
     stop_reason: str = ""
     tool_calls: list[ToolCallRecord] = []
     request_id: str = ""
@@ -102,7 +104,13 @@ def excess_hint(turn: TurnRecord) -> str:
     if cost <= turn.reserved.amount:
         return ""
     shortage = f" The budget could not cover ${format_usd(missing)} of it." if missing else ""
-    return (
-        f"Turn {turn.number} cost ${format_usd(cost)}, above its bound of {turn.reserved}: the endpoint reports more "
-        f"tokens ({turn.prompt_tokens} in, {turn.output_tokens} out) than were counted or allowed.{shortage}"
-    )
+    tokens = f"({turn.prompt_tokens} in, {turn.output_tokens} out)"
+    if turn.charged_because:
+        at_least, why = "at least ", "so much do the highest counts come to that the endpoint reported"
+    elif turn.served_model:
+        at_least = ""
+        why = f"{turn.served_model} answered {tokens}, and what was held goes by the prices of {turn.model}"
+    else:
+        at_least, why = "", f"the endpoint reports more tokens {tokens} than were counted or allowed"
+    cost_text = f"{at_least}${format_usd(cost)}"
+    return f"Turn {turn.number} cost {cost_text}, above its bound of {turn.reserved}: {why}.{shortage}"

@@ -26,6 +26,7 @@ from budget_tools.delegation.store import Message
 from budget_tools.delegation.turn_cost import verdict_on
 from budget_tools.pricing.book import PriceBook
 from budget_tools.pricing.evidence import Verdict
+from budget_tools.pricing.served_model import names_same_model
 from budget_tools.pricing.usage import ReportedUsage
 from budget_tools.spends.records import Settled
 from budget_tools.spends.reserver import Lease, LimitDenial, NotSpentError, Reserver, SpendRequest
@@ -264,6 +265,8 @@ class TurnTaker:
         """Fill in how the turn ended, and the sentences on its cost."""
         if isinstance(outcome, Reply):
             record.stop_reason = outcome.stop_reason or ""
+            is_another = bool(outcome.model) and not names_same_model(outcome.model, record.model)
+            record.served_model = outcome.model if is_another else ""
         record.charged_because = verdict.reason
         record.warnings = [*record.warnings, *verdict.warnings]
         if isinstance(outcome, Reply) and outcome.problem:
@@ -279,10 +282,11 @@ class TurnTaker:
         is_bound = verdict.basis == "unknown" and charged == plan.order.bound
         record.actual_source = "bound" if is_bound else "usage"
         if verdict.basis == "unknown":
-            if outcome is not None:  # a stop is somebody's wish, and no fault to log
-                logger.warning("Turn %s is charged at its bound: %s", plan.number, verdict.reason)
-            why = verdict.reason.rstrip(".")
-            because = f"turn {record.number} was charged {Money.microcents(charged)}, its worst case: {why}"
+            logger.warning("Turn %s is charged at its bound: %s", plan.number, verdict.reason)
+            how = f"was charged {Money.microcents(charged)}, its worst case"
+            if charged > plan.order.bound:
+                how = "cost more than its worst case, by the highest counts that were reported"
+            because = f"turn {record.number} {how}: {verdict.reason.rstrip('.')}"
             record.warnings = [*record.warnings, because]
         lease.metadata |= {
             "delegation_id": self._log.delegation_id,

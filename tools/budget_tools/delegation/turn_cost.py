@@ -20,7 +20,6 @@ def verdict_on(
         asked_model: the model by whose prices it was bounded.
         prices: the prices in force.
     """
-    max_output_tokens = request.get("max_tokens")
     if outcome is None:
         evidence = Evidence(asked_model=asked_model, sending="lost")
     elif isinstance(outcome, Failure):
@@ -42,7 +41,7 @@ def verdict_on(
             refusal_category=outcome.refusal_category if outcome.stop_reason == "refusal" else None,
             is_claude_api=outcome.is_from_claude_api,
             is_several=outcome.is_several,
-            max_output_tokens=max_output_tokens,
+            request=request,
         )
     return judge(evidence, prices)
 

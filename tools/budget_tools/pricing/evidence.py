@@ -8,7 +8,7 @@ reservation it is an error. An unknown cost is never taken for zero. How good th
 cost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from budget_tools.pricing.book import PriceBook
 from budget_tools.pricing.charge_warnings import stated_above
 from budget_tools.pricing.evidence_table import Basis, Facts, Price, Refusal, Row, Sending, UsageState, row_for
 from budget_tools.pricing.served_model import names_same_model, priced_as, shown_model
+from budget_tools.pricing.tokens import is_enough
 from budget_tools.pricing.totals import Place, RunningTotals
 from budget_tools.pricing.usage import ReportedUsage, UsageEntry, read_usage
 
@@ -54,8 +55,7 @@ class Evidence:
         refusal_category: ``None`` if Claude did not decline; ``""`` if it gave no category.
         is_claude_api: whether the Claude API's own rules say what is billed.
         is_several: whether more than one answer came.
-        max_output_tokens: what the request allowed; ``None`` if it is not known.
-        most_input_tokens: a bound of its prompt; ``None`` if it is not known.
+        request: the body that was sent, which bounds its prompt from below; ``None`` if it is not known.
     """
 
     asked_model: str
@@ -67,8 +67,7 @@ class Evidence:
     refusal_category: str | None = None
     is_claude_api: bool = True
     is_several: bool = False
-    max_output_tokens: int | None = None
-    most_input_tokens: int | None = None
+    request: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,7 +136,7 @@ def judge_report(model: str, reported: ReportedUsage, prices: PriceBook, *, at: 
     usage = _state_of(reported, least_output_tokens=0)
     row = row_for(Facts(sending="complete", usage=usage))
     if row.basis != "exact":
-        return Verdict(basis=row.basis, reason=row.reason)
+        return Verdict(basis=row.basis, reason=row.reason.format(detail="a prompt of 0 tokens"))
     return Verdict(
         basis="exact",
         amount_microcents=charge.amount_microcents,
@@ -199,16 +198,20 @@ class _Look:
             # Our requests ask for a cache lifetime of five minutes, so every write to the cache has that lifetime.
             self.reported = read_usage(counts, unsplit_cache_ttl="5m")
         except UsageError as exc:
-            self.details["usage"] = exc.message
+            self.details["usage"] = "a prompt of 0 tokens" if totals.has_no_prompt else exc.message
             return "no_prompt" if totals.has_no_prompt else "unreadable"
         if totals.fallen or evidence.is_several:
             self.details["usage"] = totals.fallen or "several answers came in one stream"
             return "contradictory"
+        prompt = self.reported.prompt_tokens
+        if evidence.request is not None and not is_enough(evidence.request, prompt):
+            self.details["usage"] = f"a prompt of {prompt} tokens, whose words come to more"
+            return "no_prompt"
         state = _state_of(
             self.reported,
             least_output_tokens=max(int(evidence.has_output), fewest_output_tokens(evidence.text)),
         )
-        if state == "no_prompt" or totals.has_final_output:
+        if totals.has_final_output:
             output = sum(entry.usage.output_tokens for entry in self.reported.entries)
             self.details["usage"] = f"{output} output tokens for an answer that has more"
             return state

@@ -30,7 +30,7 @@ UsageState = Literal["none", "unreadable", "contradictory", "no_prompt", "placeh
     none           nothing
     unreadable     something unknown, or impossible
     contradictory  a total that fell to another count than 0, or several answers in one stream
-    no_prompt      a prompt of 0 tokens
+    no_prompt      a prompt of 0 tokens, or of far fewer than the words that were sent
     placeholder    no output that was reported after the last of the content
     no_output      fewer output tokens than the written text has
     final          plausible counts
@@ -146,9 +146,9 @@ ROWS: tuple[Row, ...] = (
         usage=_of("contradictory"),
     ),
     Row(
-        evidence="a prompt of 0 tokens",
+        evidence="fewer tokens of the prompt than it must have: 0, or far fewer than its words",
         basis="unknown",
-        reason="The reported usage cannot be true: a prompt of 0 tokens.",
+        reason="The reported usage cannot be true: {detail}.",
         usage=_of("no_prompt"),
     ),
     Row(

@@ -4,7 +4,8 @@
     claude-opus-4-5-20251101, claude-opus-4-5@20251101     claude-opus-4-5
     anthropic/claude-opus-4.5, anthropic/claude-opus-4-5   claude-opus-4-5
     us.anthropic.claude-opus-4-5-20251101-v1:0             claude-opus-4-5
-    claude-opus-4-5-latest, claude-opus-4-5:beta           claude-opus-4-5
+    claude-opus-4-5-latest, claude-opus-4-5@default        claude-opus-4-5
+    claude-opus-4-5:beta                                   claude-opus-4-5
 
 Two names are the same model if they come to the same id and do not have two different dates. Nothing else is guessed:
 a name that does not come to a listed id has no price.
@@ -19,7 +20,7 @@ _LONGEST_NAME = 200
 _PLATFORM = re.compile(r"^(?:.*/)?(?:[a-z0-9-]+\.)*?(?=claude)")
 """The path and the labels before the model's own name, of gateways, regions and providers."""
 _TAG = re.compile(r"(?:-v\d+)?(?:[:\[].*)?$")
-_LATEST = re.compile(r"-latest$")
+_LATEST = re.compile(r"[-@](?:latest|default)$")
 _DATE = re.compile(r"[-@](\d{8})$")
 _DOTTED = re.compile(r"(?<=\d)\.(?=\d)")
 
