@@ -105,8 +105,9 @@ class Fields:
         for name, value in self.raw.items():
             if str(name).replace("_", "").casefold() not in _STATED_COSTS:
                 continue
-            has_parts = isinstance(value, Mapping) and "total" in value
-            path, sum_ = (f"{name}.total", value["total"]) if has_parts else (str(name), value)
+            path, sum_ = str(name), value
+            if isinstance(value, Mapping) and "total" in value:
+                path, sum_ = f"{name}.total", value["total"]
             if amount := _number(sum_):
                 stated[path] = amount
                 self.value(path)
