@@ -19,7 +19,7 @@ _Path = tuple[str, ...]
 _SPEAKS_OF_COST = re.compile(
     "token|cach|cost|price|usd|dollar|charge|credit|bill|spen[dt]|request|search|call|exec"
     "|input|output|prompt|completion|reason|think|thought|predict|audio|image|video|pixel|character|page"
-    "|second|minute|hour|unit|quer(y|ies)|fees?$",
+    "|second|minute|hour|units|quer(y|ies)|fees?$",
     re.IGNORECASE,
 )
 """Words in the name of whatever providers and libraries count for a price."""
