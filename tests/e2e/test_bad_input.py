@@ -89,7 +89,7 @@ ESTIMATE = [
     ({"messages": [{"role": "user", "content": {"type": "text"}}]}, "messages.0.content must be text or a list"),
     ({"prompt": "a", "model": "claude-sonet-5-5"}, 'nearest listed id is "claude-sonnet-5-5"'),
     ({"prompt": "a", "model": "sonnet"}, 'an alias, whose model changes; the nearest listed id is "claude-sonnet-5-5"'),
-    ({"prompt": "a", "options": {"cache": "2h"}}, "cache must be one of"),
+    ({"prompt": "a", "options": {"cache": "2h"}}, "options.cache must be one of"),
     ({"prompt": "a", "options": {"ttl": "1h"}}, "options.ttl is not known"),
     ({"prompt": "a", "options": {"service_tier": "cheap"}}, "options.service_tier must be one of"),
     ({"prompt": "a", "options": {"speed": "fast"}}, "no price is known for fast mode"),

@@ -103,7 +103,8 @@ def test_one_ledger_is_kept_wherever_the_server_is_started(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("variable", ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CYCLES_API_KEY"])
 @pytest.mark.parametrize(
-    "around", ["{}\n", "{}\r\n", " {}", "{} ", "\t{}", "{}\u00a0", "{}\u200b", "{} x", "\ufeff{}", "ü{}"]
+    "around",
+    ["{}\n", "{}\r\n", " {}", "{} ", "\t{}", "{}\u00a0", "{}\u200b", "{} x", "\ufeff{}", "ü{}", '"{}"', "'{}'"],
 )
 def test_a_key_with_what_no_key_has_is_refused_without_showing_it(
     environment: pytest.MonkeyPatch, variable: str, around: str

@@ -57,6 +57,14 @@ async def test_usage_of_other_libraries_is_charged_at_its_price(client: Client, 
     [
         ({"input_tokens": 3, "output_tokens": 5, "cached_tokens": 100_000}, "cached_tokens"),
         ({"input_tokens": 8, "output_tokens": 1, "reasoning_tokens": 5_000}, "reasoning_tokens"),
+        ({**USAGE, "thoughts": 5_000}, "thoughts"),
+        ({**USAGE, "compute_units": 3}, "compute_units"),
+        ({**USAGE, "search_queries": 3}, "search_queries"),
+        ({**USAGE, "fee": 0.5}, "fee"),
+        ({**USAGE, "cost": {"amount": 0.5, "currency": "USD"}}, "cost.amount"),
+        ({**USAGE, "cost": [0.5]}, "cost"),
+        ({**USAGE, "cost": "0.50 USD"}, 'cost "0.50 USD" cannot be read'),
+        ({**USAGE, "total_cost": "1e400"}, "total_cost"),
         ({"input_tokens": 0, "output_tokens": 0}, "no prompt"),
         ({**USAGE, "service_tier": "flex"}, "service_tier"),
         ({**USAGE, "inference_geo": "eu"}, "inference_geo"),
@@ -97,7 +105,11 @@ async def test_words_for_the_standard_price_cost_the_standard_price(client: Clie
 
 
 @pytest.mark.parametrize(
-    ("cost", "is_warned"), [(0.5, True), ("0.0007", False), (0.00069998, False), (0.0006, True), (0, False)]
+    ("cost", "is_warned"),
+    [
+        *((0.5, True), ("0.0007", False), (0.00069998, False), (0.0006, True), (0, False)),
+        *(("$0.50", True), ("0.00", False), ("unknown", False), (None, False), ({"total": 0.5, "input": 0.2}, True)),
+    ],
 )
 async def test_another_cost_beside_the_counts_is_told(client: Client, cost: object, is_warned: bool) -> None:
     """The tokens are priced; whoever knows of another bill hears that it differs."""
@@ -105,7 +117,7 @@ async def test_another_cost_beside_the_counts_is_told(client: Client, cost: obje
 
     assert result.structured_content is not None
     assert result.structured_content["charged"]["amount"] == 70_000
-    assert [("says cost $" in each) for each in result.structured_content["warnings"]] == [True] * is_warned
+    assert [("says cost" in each) for each in result.structured_content["warnings"]] == [True] * is_warned
     assert ("Warning: the usage says cost" in text_of(result)) == is_warned
 
 

@@ -275,6 +275,16 @@ CASES: dict[str, Case] = {
         text="",
     ),
     "an empty object": page("{}", charged="bound"),
+    **{
+        f"a redirect, {status}": Case(
+            sent=Raw(body=b"", status=status, headers={"location": "http://127.0.0.1:1/v1/messages"}),
+            charged="nothing",
+            status="failed",
+            text="",
+            says="a redirect, which is not followed: set ANTHROPIC_BASE_URL",
+        )
+        for status in (301, 302, 303, 307, 308)
+    },
     # -- errors within a stream ---------------------------------------------------------------------------------------
     "an invalid request": Case(
         sent=sse(PING, error("invalid_request_error", "Too odd.")),

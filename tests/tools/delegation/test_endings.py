@@ -197,6 +197,22 @@ async def test_a_turn_that_did_not_fit_says_what_it_needs_and_with_that_it_is_ta
     assert [request.body["max_tokens"] for request in b.claude.message_requests] == [4_096]
 
 
+@pytest.mark.parametrize("tools", [[], TOOLS], ids=["without tools", "with tools"])
+async def test_with_what_a_short_answer_needs_the_turn_is_taken(bench: OpenBench, tools: list[str]) -> None:
+    """A turn as any other, with its tools, and not the last answer alone."""
+    b = await bench(lambda _, number: Turn(text=f"Look {number}.", tool_calls=(LOOK,) if tools else ()), usd="0.001")
+    stopped = await b.delegate(tools=tools)
+
+    needed = re.search(r", or \$(\S+) for a short answer\.", stopped["hint"])
+    assert needed, stopped["hint"]
+    await b.fund(format_usd(parse_usd(needed[1]) - parse_usd("0.001")))
+    await b.call("delegate_to_claude", resume=stopped["delegation_id"])
+
+    first = b.claude.message_requests[0].body
+    assert 256 <= first["max_tokens"] < 512
+    assert "tool_choice" not in first
+
+
 async def test_a_budget_usd_that_ended_says_what_it_has_to_be(bench: OpenBench) -> None:
     """It counts the whole life of the delegation, so the sum is told and not the difference."""
     b = await bench(lambda _, number: Turn(text=f"Look {number}.", tool_calls=(LOOK,)))

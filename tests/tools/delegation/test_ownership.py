@@ -182,3 +182,17 @@ async def test_hints_of_running_calls_do_not_need_the_reservations(bench: OpenBe
 
     assert results[0]["status"] == "cancelled"
     assert await active(b) == []
+
+
+async def test_a_hosts_own_reservation_cannot_pass_for_a_delegations(bench: OpenBench) -> None:
+    """Nobody could settle it; other tags that speak of one are the host's own affair."""
+    b = await bench([Turn(text="Done.")])
+    delegation_id = (await b.delegate())["delegation_id"]
+
+    refused = await b.call("reserve_budget", usd="0.01", tags=["mine", f"delegation-{delegation_id}"])
+    held = structured(await b.call("reserve_budget", usd="0.01", tags=[f"for-{delegation_id}", "delegation-1"]))
+    released = await b.call("release_budget", reservation_id=held["reservation_id"])
+
+    assert refused.is_error
+    assert text_of(refused).startswith("INVALID_ARGUMENT: tags.1: such a tag marks what a delegation itself reserves")
+    assert not released.is_error

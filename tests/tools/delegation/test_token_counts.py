@@ -50,7 +50,9 @@ def times_counted(b: Bench) -> int:
 
 def count_warnings(result: Mapping[str, Any]) -> list[str]:
     """The warnings that speak of counts."""
-    return [warning for warning in result["warnings"] if "counted" in warning]
+    warnings = [warning for warning in result["warnings"] if "counted" in warning]
+    assert not any(warning.endswith(".") for warning in warnings), "the text sets the full stop"
+    return warnings
 
 
 @pytest.mark.parametrize("count", [0, 1, 48, 2_000], ids=str)

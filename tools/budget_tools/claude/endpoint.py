@@ -45,10 +45,11 @@ def checked_credential(value: str) -> str:
     Raises:
         ValueError: it holds a character that keys do not have; the message does not show it.
     """
-    if value != value.strip() or not re.fullmatch(r"[\x21-\x7e]*", value):
+    # Visible ASCII without quotes, which some files of variables keep around a value.
+    if not re.fullmatch(r"[!#-&(-~]*", value):
         raise ValueError(
-            "must be without blanks, line ends and other characters that no key has: copy it again, without what is "
-            "around it"
+            "must be without blanks, line ends, quotes and other characters that no key has: copy it again, without "
+            "what is around it"
         )
     return value
 

@@ -2,7 +2,7 @@
 
     what happened                                                      as evidence
     the request could not be built, or nothing of it was sent          unsent
-    refused by status: 4xx but 408 and 499, and 529                    refused
+    refused by status: 3xx, 4xx but 408 and 499, and 529               refused
     an error of the same kinds, as the first event of a stream         refused
     status 200 with an error or a page in place of an answer           no_answer
     any other status, error or end                                     broken
@@ -71,7 +71,12 @@ class Failure:
 def failure_of_status(
     status: int, body: str, *, retry_after: str | None, without_secrets: Callable[[str], str]
 ) -> Failure:
-    """Build the failure of an HTTP status of 4xx or 5xx."""
+    """Build the failure of an HTTP status: an error, or a redirect."""
+    if 300 <= status < 400:
+        # An endpoint that names another place has not asked there.
+        redirects = f"The Claude API answered {status}, a redirect, which is not followed"
+        advice = "set ANTHROPIC_BASE_URL to the address that it leads to, which `doctor --online` names"
+        return Failure(message=f"{redirects}: {advice}.", sending="refused", status=status)
     error = _error_in(body)
     refused = status in _RETRYABLE_STATUSES or (400 <= status < 500 and status not in _AMBIGUOUS_STATUSES)
     wait_seconds = _retry_after_seconds(retry_after)

@@ -105,16 +105,20 @@ class Fitter:
             has_landing: whether money for a last answer is held beside it.
         """
 
-        def needed(output_tokens: int) -> int:
+        def needed(output_tokens: int, spares: int) -> int:
             bound = self.bound(input_tokens=input_tokens, output_tokens=output_tokens)
             if not has_landing:
                 return bound
             both = bound + self.kept_back(
                 input_tokens=input_tokens, output_tokens=output_tokens, wanted_output_tokens=wanted_output_tokens
             )
-            return both * SPARE_PARTS // (SPARE_PARTS - 1) + 1
+            return both * SPARE_PARTS // (SPARE_PARTS - spares) + 1
 
-        return Need(least=needed(min(MIN_OUTPUT_TOKENS, wanted_output_tokens)), full=needed(wanted_output_tokens))
+        # A shortened turn is first tried as long as the spare money allows, and the last answer after it is held for
+        # that length: so much more that a second spare is needed.
+        least = needed(min(MIN_OUTPUT_TOKENS, wanted_output_tokens), spares=2)
+        full = needed(wanted_output_tokens, spares=1)
+        return Need(least=min(least, full), full=full)
 
     def fit_with_landing(
         self, *, input_tokens: int, wanted_output_tokens: int, is_paid: Callable[[int, int], bool]

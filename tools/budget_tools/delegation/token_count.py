@@ -12,8 +12,8 @@ from budget_tools.claude.client import Claude
 from budget_tools.pricing.tokens import is_plausible_count
 
 _FROM_NOW_ON = (
-    "its counts are not asked for again while this server runs. Prompts are bounded by their bytes instead, which "
-    "reserves more for each turn."
+    "its counts are not asked for again while this server runs, and prompts are bounded by their bytes, which "
+    "reserves more for each turn"
 )
 
 
@@ -24,7 +24,7 @@ class TokenCount:
     tokens: int | None
     """``None`` if the endpoint does not count, or its count cannot be true."""
     warning: str = ""
-    """One sentence, if a count cannot be true; once for each endpoint, since it is not asked again."""
+    """A clause, if a count cannot be true; once for each endpoint, since it is not asked again."""
 
 
 async def count_tokens(claude: Claude, request: Mapping[str, Any], *, no_fewer_than: int = 0) -> TokenCount:

@@ -282,7 +282,8 @@ class TurnTaker:
         is_bound = verdict.basis == "unknown" and charged == plan.order.bound
         record.actual_source = "bound" if is_bound else "usage"
         if verdict.basis == "unknown":
-            logger.warning("Turn %s is charged at its bound: %s", plan.number, verdict.reason)
+            if outcome is not None:  # a stop is somebody's wish, and no fault to log
+                logger.warning("Turn %s is charged at its bound: %s", plan.number, verdict.reason)
             how = f"was charged {Money.microcents(charged)}, its worst case"
             if charged > plan.order.bound:
                 how = "cost more than its worst case, by the highest counts that were reported"

@@ -25,6 +25,7 @@ from budget_tools.mcp_tools.registration import make_tool
 from budget_tools.mcp_tools.stated_options import StatedOptions
 from budget_tools.mcp_tools.toolkit import ToolContext, Toolkit, Want, toolkit_of
 from budget_tools.pricing.request_options import read_options, why_unbounded
+from budget_tools.spends.ownership import refuse_the_tag_of_a_delegation
 from budget_tools.spends.responses import balances_in, body_of, denial_of, remaining, tightest
 
 MAX_TTL_SECONDS = 86_400
@@ -129,6 +130,7 @@ async def reserve_budget(
     not spend. What is not committed by expires_at goes back.
     """
     kit = toolkit_of(ctx)
+    refuse_the_tag_of_a_delegation(tags)
     priced = _amount(
         kit,
         usd=usd,

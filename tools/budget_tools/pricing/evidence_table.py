@@ -98,7 +98,7 @@ ROWS: tuple[Row, ...] = (
         sending=_of("unsent"),
     ),
     Row(
-        evidence="refused before any work: by a status of 4xx (not 408, 499) or 529, or by a first event that says so",
+        evidence="refused before any work: by a status of 3xx, 4xx (not 408, 499) or 529, or by a first event",
         basis="nothing",
         reason="It was refused before any work.",
         sending=_of("refused"),

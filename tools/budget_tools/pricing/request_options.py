@@ -79,7 +79,7 @@ class RequestOptions:
         )
         for name, value, choices in stated:
             if type(value) is not type(choices[0]) or value not in choices:
-                raise InvalidArgumentError(f"{name} must be one of {', '.join(map(json.dumps, choices))}.")
+                raise InvalidArgumentError(f"options.{name} must be one of {', '.join(map(json.dumps, choices))}.")
         if self.batch and self.speed == "fast":
             raise InvalidArgumentError("Fast mode is not offered in batches: leave out speed or batch.")
 

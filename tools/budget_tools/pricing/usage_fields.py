@@ -18,7 +18,8 @@ _Path = tuple[str, ...]
 
 _SPEAKS_OF_COST = re.compile(
     "token|cach|cost|price|usd|dollar|charge|credit|bill|spen[dt]|request|search|call|exec"
-    "|input|output|prompt|completion|reason|think|audio|image|video|pixel|character|page|second|hour",
+    "|input|output|prompt|completion|reason|think|thought|predict|audio|image|video|pixel|character|page"
+    "|second|minute|hour|units|quer(y|ies)|fees?$",
     re.IGNORECASE,
 )
 """Words in field names that providers and libraries use for anything with a price."""
@@ -95,15 +96,23 @@ class Fields:
         return value
 
     def stated_costs(self) -> dict[str, Fraction]:
-        """Read the sums of money stated beside the counts, in US dollars; those of 0 and the parts are left out."""
+        """Read the sums of money stated beside the counts, in US dollars; those of 0 and the parts are left out.
+
+        Raises:
+            UsageError: a text in the place of a sum has digits, and is not a number; names the field.
+        """
         stated: dict[str, Fraction] = {}
         for name, value in self.raw.items():
             if str(name).replace("_", "").casefold() not in _STATED_COSTS:
                 continue
-            path = f"{name}.total" if isinstance(value, Mapping) and "total" in value else str(name)
-            amount = _number(self.value(path))
-            if amount:
+            path, sum_ = str(name), value
+            if isinstance(value, Mapping) and "total" in value:
+                path, sum_ = f"{name}.total", value["total"]
+            if amount := _number(sum_):
                 stated[path] = amount
+                self.value(path)
+            elif isinstance(sum_, str) and _decimal(sum_) is None and any(map(str.isdigit, sum_)):
+                raise self.error(f'{path} "{shown(sum_)}" cannot be read as US dollars')
         if stated:
             names = [str(name) for name in self.raw]
             self._read |= {(name,) for name in names if _MONEY.search(name) and "token" not in name.casefold()}

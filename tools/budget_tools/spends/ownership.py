@@ -5,10 +5,10 @@ delegation names itself in the tags of all its reservations.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from budget_tools.core.errors import AuthorityError
+from budget_tools.core.errors import AuthorityError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from runcycles import AsyncCyclesClient
@@ -23,6 +23,19 @@ def delegation_of(row: Mapping[str, Any]) -> str:
     tags = (row.get("action") or {}).get("tags") or ()
     found = (_OWNER.fullmatch(str(each)) for each in (row.get("owner", ""), *tags))
     return next((match[1] for match in found if match), "")
+
+
+def refuse_the_tag_of_a_delegation(tags: Sequence[str]) -> None:
+    """Check that a caller's reservation does not name a delegation as its owner: nobody could settle it then.
+
+    Raises:
+        InvalidArgumentError: a tag has the form that is a delegation's own.
+    """
+    for number, tag in enumerate(tags):
+        if match := _OWNER.fullmatch(tag):
+            raise InvalidArgumentError(
+                f"tags.{number}: such a tag marks what a delegation itself reserves and settles: write for-{match[1]}."
+            )
 
 
 async def refuse_a_delegations(cycles: "AsyncCyclesClient", reservations: "Reservations", reservation_id: str) -> None:
