@@ -253,6 +253,24 @@ async def test_what_was_not_covered_is_shown_until_it_is_cleared(
     assert ledger_balance(environment) == before
 
 
+async def test_the_command_that_clears_a_narrower_budget_is_said_whole(
+    host: Callable[..., Client], environment: Environment
+) -> None:
+    """Typed as it is written, it clears that budget and not the tenant's."""
+    budget(environment, "allocate", "0.10", "--scope", "tenant:local/agent:bot")
+    with anyio.fail_after(60):
+        async with host() as client:
+            booked = await call(client, "record_usage", usd="0.30", subject={"agent": "bot"})
+    command = ("budget", "clear", "--scope", "tenant:local/agent:bot")
+    shown, checked = budget(environment, "show"), run_program(environment, "check")
+    run_program(environment, *command)
+
+    assert f"`cycles-budget-mcp {' '.join(command)}`" in booked["warnings"][-1]
+    assert f"`{' '.join(command)}`" in shown.stdout
+    assert f"`{' '.join(command)}`" in checked.stdout
+    assert "agent:bot in USD" not in budget(environment, "show").stdout
+
+
 def test_clearing_names_a_budget_that_is_there(environment: Environment) -> None:
     """A typing error clears nothing."""
     assert "has no budget in TOKENS" in complaint_of(environment, "budget", "clear", "--unit", "TOKENS")

@@ -13,6 +13,7 @@ from budget_server.cli import quota
 from budget_server.cli.common import cli_errors, date_text, local_settings, opened_ledger, plain_table, table_console
 from budget_tools.core.errors import InvalidArgumentError
 from budget_tools.core.money import MAX_AMOUNT, UNITS, USD_MICROCENTS, parse_usd
+from budget_tools.core.scopes import clear_command
 
 app = typer.Typer(help="Show and set the budgets of this machine's ledger.", no_args_is_help=True)
 
@@ -172,7 +173,8 @@ def _terms(budget: Budget) -> str:
     if budget.period_end_ms is not None:
         terms.append(f"per {budget.period}, anew {date_text(budget.period_end_ms, budget.time_zone)}")
     if budget.uncovered:
-        terms.append(f"{budget.show(budget.uncovered)} was spent and not covered, until `budget clear`")
+        command = clear_command(budget.scope, budget.unit)
+        terms.append(f"{budget.show(budget.uncovered)} was spent and not covered, until `{command}`")
     if budget.overdraft_limit:
         terms.append(f"may owe {budget.show(budget.overdraft_limit)}")
     if budget.caps is not None:

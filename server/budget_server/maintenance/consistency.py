@@ -24,6 +24,7 @@ from budget_server.delegations.audit import audit as audit_delegations
 from budget_server.delegations.store import DELEGATIONS_FILE
 from budget_tools.core.errors import ConfigurationError
 from budget_tools.core.money import USD_MICROCENTS, Money, format_usd
+from budget_tools.core.scopes import clear_command
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,8 +72,8 @@ def _uncovered(path: Path) -> list[str]:
     with _reading(path), one_moment(path) as db:
         rows = db.execute("SELECT scope, unit, uncovered FROM budgets WHERE uncovered > 0 ORDER BY scope, unit")
         return [
-            f"{Money.of(int(str(amount)), str(unit))} was spent on {scope} that no budget covered: `budget clear` once "
-            "you have seen it."
+            f"{Money.of(int(str(amount)), str(unit))} was spent on {scope} that no budget covered: "
+            f"`{clear_command(str(scope), str(unit))}` once you have seen it."
             for scope, unit, amount in rows
         ]
 

@@ -6,6 +6,8 @@ A path is literal. A subject that names a workspace does not reach a budget whos
 import re
 from collections.abc import Mapping
 
+from budget_tools.core.money import USD_MICROCENTS
+
 LEVELS = ("tenant", "workspace", "app", "workflow", "agent", "toolset")
 """The levels of a subject, root first: the canonical order of every path."""
 
@@ -25,6 +27,12 @@ def derive_scopes(subject: Mapping[str, object]) -> tuple[str, ...]:
             segment = f"{level}:{value.lower()}"
             paths.append(f"{paths[-1]}/{segment}" if paths else segment)
     return tuple(paths)
+
+
+def clear_command(scope_path: str, unit: str) -> str:
+    """Return the command that clears what this budget could not cover, with the options that it needs."""
+    scope = "" if scope_path == "tenant:local" else f" --scope {scope_path}"
+    return f"budget clear{scope}" if unit == USD_MICROCENTS else f"budget clear{scope} --unit {unit}"
 
 
 def leaf(scope_path: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from budget_tools.core.money import USD_MICROCENTS, Money, format_usd
+from budget_tools.core.scopes import clear_command
 
 MARKS_PERCENT = (95, 80, 50)
 """Shares of use at which every answer that changes a budget warns of it, with the highest one reached."""
@@ -85,10 +86,10 @@ def usage_warnings(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _uncovered_warning(row: Mapping[str, Any]) -> str:
-    uncovered = Money.of(amount_in(row, "uncovered"), row["remaining"]["unit"])
+    scope, unit = row["scope_path"], row["remaining"]["unit"]
     return (
-        f"{uncovered} was spent on {row['scope_path']} that no budget covers; a person who has seen it clears it with "
-        "`cycles-budget-mcp budget clear`"
+        f"{Money.of(amount_in(row, 'uncovered'), unit)} was spent on {scope} that no budget covers; a person who has "
+        f"seen it clears it with `cycles-budget-mcp {clear_command(scope, unit)}`"
     )
 
 
