@@ -67,12 +67,25 @@ MESSAGE = {
     "usage": USAGE,
 }
 INPUT_ONLY = 20_000
+ITERATION = {"type": "message", **USAGE}
+COMPACTION = {"type": "compaction", "input_tokens": 1_000, "output_tokens": 200}
 OPUS = 140_000
 
 CASES: dict[str, Case] = {
     "plain": Case(sent=FINE, charged=EXACT),
     # -- counts that cannot be ---------------------------------------------------------------------------------------
     "zeros everywhere": usage_of(ZERO, ZERO, charged="bound", says="a prompt of 0 tokens"),
+    "iterations that get fewer": Case(
+        sent=sse(
+            start(),
+            text(),
+            stop({**USAGE, "iterations": [COMPACTION, ITERATION]}, None),
+            stop({**USAGE, "iterations": [ITERATION]}),
+            END,
+        ),
+        charged="bound",
+        says="iterations fell from 2 entries to 1",
+    ),
     "no prompt": usage_of(ZERO, {"input_tokens": 0, "output_tokens": 40}, charged="bound", says="prompt of 0"),
     "zeros after something": usage_of(
         {"input_tokens": 9_325, "output_tokens": 0},
@@ -257,6 +270,15 @@ CASES: dict[str, Case] = {
         json.dumps(error("api_error", "No seats left.")), says="No seats left"
     ),
     "an error in JSON, as one string": page('{"error": "No seats left."}', says="No seats left"),
+    "an error in JSON, beside an empty answer": page(
+        '{"error": {"message": "No seats left."}, "content": []}', says="No seats left"
+    ),
+    "an error in JSON, beside usage of 0": page(
+        json.dumps({"error": {"message": "No seats left."}, "usage": ZERO}), says="No seats left"
+    ),
+    "an error in JSON, beside usage": page(
+        json.dumps({"error": {"message": "No seats left."}, "usage": USAGE}), charged="bound"
+    ),
     "an error in JSON, as details": page('{"detail": "No seats left."}', says="No seats left"),
     "a page": page(
         "<!DOCTYPE html><html><head><title>x</title></head><body><h1>No seats left</h1></body>", says="No seats left"

@@ -20,7 +20,7 @@ from budget_tools.spends.records import Spend
 from hosting import run_program, text_of
 from tools.delegation.harness import Bench, OpenBench, structured
 from tools.delegation.metering import MeteredClaude, spendthrift
-from tools.delegation.raw_endpoint import END, Raw, RawEndpoint, sse, start, stop, text
+from tools.delegation.raw_endpoint import END, USAGE, Raw, RawEndpoint, sse, start, stop, text
 
 pytestmark = pytest.mark.anyio
 
@@ -227,3 +227,16 @@ async def test_the_hint_of_an_unknown_cost_above_the_bound_claims_no_counts(
     shown = run_program(environment, "delegations", "show", result["delegation_id"]).stdout
     assert "$0.10 spent, $0.10 not covered" in shown
     assert "Turn 1 cost at least $0.20, above its bound" in shown
+
+
+async def test_iterations_of_an_answer_that_broke_off_are_charged_if_they_are_above_the_bound(bench: OpenBench) -> None:
+    """Not less than what was reported: 50,100 tokens in and 1,050 out, of which the top level counts few."""
+    compaction = {"type": "compaction", "input_tokens": 50_000, "output_tokens": 1_000}
+    usage = {**USAGE, "iterations": [compaction, {"type": "message", **USAGE}]}
+    body = sse(start(), text(), stop(usage, None))
+    b = await bench([], endpoint=RawEndpoint(Raw(body=body, ends="cut")))
+
+    result = await b.delegate()
+
+    assert (result["status"], result["spent"]["amount"]) == ("failed", 11_070_000)
+    assert "cost at least $0.1107" in result["hint"]

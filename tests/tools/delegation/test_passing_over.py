@@ -8,6 +8,7 @@ import pytest
 from budget_server.demo.scripted_claude import Failure, Turn
 from budget_tools.delegation import choice, turn
 from tools.delegation.harness import LOOK, MODEL, TOOLS, Bench, OpenBench, structured
+from tools.delegation.raw_endpoint import END, Raw, RawEndpoint, error, sse, start, stop, text
 
 pytestmark = pytest.mark.anyio
 
@@ -76,6 +77,20 @@ async def test_a_model_that_cannot_answer_is_passed_over(bench: OpenBench, failu
     assert warning.startswith(f"{OPUS} was passed over for the next of fallback_models. The Claude API answered ")
     assert str(failure.status) in warning
     assert kept["warnings"] == [warning]
+
+
+@pytest.mark.parametrize("kind", ["not_found_error", "invalid_request_error", "permission_error", "overloaded_error"])
+async def test_a_model_whose_error_comes_under_status_200_is_passed_over(bench: OpenBench, kind: str) -> None:
+    """The kind of an error says what its status would."""
+    gone = Raw(body=sse(error(kind, f"There is no {MODEL} here.")))
+    answer = Raw(body=sse(start(model=HAIKU), text("Done."), stop(), END))
+    attempts = turn.MAX_ATTEMPTS if kind == "overloaded_error" else 1
+    b = await bench([], endpoint=RawEndpoint(*[gone] * attempts, answer))
+
+    result = await b.delegate(fallback_models=[HAIKU])
+
+    assert (result["status"], result["text"], result["spent"]["amount"]) == ("completed", "Done.", 3_500)
+    assert [request.body["model"] for request in b.claude.message_requests] == [*[MODEL] * attempts, HAIKU]
 
 
 @pytest.mark.parametrize("failure", NOT_OF_THE_MODEL.values(), ids=NOT_OF_THE_MODEL)

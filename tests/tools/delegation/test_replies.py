@@ -71,7 +71,7 @@ ENDS: dict[Consequence, tuple[str, str]] = {
     "cut_thoughts": ("failed", "before it said anything, so there is no answer"),
     "window_full": ("failed", "context window is full"),
     "refused": ("refused", "declined"),
-    "unknown": ("failed", "something_new"),
+    "unknown": ("failed", "(stop reason something_new): resume it to go on"),
     "broken_off": ("failed", "broke off"),
 }
 """How a delegation ends after each, and what the hint says."""

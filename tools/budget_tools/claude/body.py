@@ -149,13 +149,20 @@ class BodyReader:
         return NotAnAnswer(error=StreamError(type="", message=text))
 
     def _object(self, value: Mapping[str, Any]) -> NotAnAnswer | BrokenOff | None:
-        if value.get("type") != "error" and (isinstance(value.get("content"), list) or value.get("type") == "message"):
+        content = value.get("content")
+        is_content = isinstance(content, list) and (bool(content) or not value.get("error"))
+        if value.get("type") != "error" and (is_content or value.get("type") == "message"):
             self._stream.take_message(value)
             return None
-        if any(value.get(name) for name in _OF_ANSWERS):
+        if any(_says_something(value.get(name)) for name in _OF_ANSWERS):
             return BrokenOff()
         told = next((value[name] for name in _OF_ERRORS if value.get(name)), None)
         if told is None:
             return BrokenOff()
         error = stream_error(value)
         return NotAnAnswer(error=error if error.message else StreamError(type=error.type, message=str(told)))
+
+
+def _says_something(member: object) -> bool:
+    """Whether a member is neither absent nor empty; counts that are all 0 are as good as none."""
+    return any(member.values()) if isinstance(member, Mapping) else bool(member)

@@ -50,11 +50,12 @@ def is_of_model(failure: Failure, model: str) -> bool:
         return True
     if failure.status == 429 or failure.error_type == "rate_limit_error":
         return "spend" not in words
-    if failure.status in (404, 410):
+    if failure.status in (404, 410) or (failure.status is None and failure.error_type == "not_found_error"):
         return "model" in words or (
             failure.error_type == "not_found_error" and not words.rstrip(". ").endswith(": not found")
         )
-    return failure.status in (400, 403) and model.lower() in words
+    is_refused = failure.status in (400, 403) or failure.error_type in ("invalid_request_error", "permission_error")
+    return is_refused and model.lower() in words
 
 
 class Candidates:

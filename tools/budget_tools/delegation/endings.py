@@ -29,7 +29,7 @@ _ENDS: Mapping[Consequence, tuple[Status, str]] = MappingProxyType(
         "lost_call": ("failed", "Claude announced a tool call ({reason}) that is not there: resume it to go on."),
         "window_full": ("failed", ("The model's context window is full, so its answer was cut there ({reason}): "
             "resume it to go on from a record of its work so far, or delegate the rest with less material.")),
-        "unknown": ("failed", "Claude stopped for a reason that cannot be continued: {reason}."),
+        "unknown": ("failed", "Claude stopped for a reason that is not known here ({reason}): resume it to go on."),
     }
 )  # fmt: skip
 

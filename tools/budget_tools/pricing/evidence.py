@@ -250,7 +250,7 @@ class _Look:
         return state
 
     def at_least_microcents(self) -> int:
-        """Return the price of the highest plain counts that were reported; 0 if they have no price."""
+        """Return the price of the highest counts that were reported, plain ones and all; 0 if they have no price."""
         served, asked = self._evidence.served_model, self._evidence.asked_model
         model = asked if not served or names_same_model(served, asked) else priced_as(served, self._prices.models)
         if model is None:
@@ -258,9 +258,10 @@ class _Look:
         try:
             usage = self._totals.least_usage()
             reported = ReportedUsage(entries=(UsageEntry(usage=usage),))
-            return self._prices.cost_of(model, reported, at=self._at).amount_microcents
+            plain_microcents = self._prices.cost_of(model, reported, at=self._at).amount_microcents
         except (UsageError, UnknownModelError):
-            return 0
+            plain_microcents = 0
+        return max(plain_microcents, self.amount_microcents)
 
 
 def _state_of(reported: ReportedUsage, *, least_output_tokens: int) -> Literal["no_prompt", "no_output", "final"]:

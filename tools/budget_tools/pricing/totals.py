@@ -82,6 +82,8 @@ class RunningTotals:
                     self.fallen = self.fallen or f"{name} fell from {before} to {value}"
                 # A value that cannot be a count is not replaced by a later one that can.
                 merged[name] = min(before, value) if min(before, value) < 0 else max(before, value)
+            elif isinstance(value, list) and isinstance(before, list) and len(value) < len(before):
+                self.fallen = self.fallen or f"{name} fell from {len(before)} entries to {len(value)}"
             elif isinstance(value, Mapping) and isinstance(before, Mapping) and depth < _MAX_DEPTH:
                 merged[name] = self._merged(before, value, depth + 1)
             elif not _is_odd(name, before):
