@@ -45,10 +45,16 @@ class RemoteCyclesClient(AsyncCyclesClient):
     async def create_reservation(self, request: Body) -> CyclesResponse:
         """Reserve (Cycles v0, createReservation); a reservation whose answer cannot be read is released."""
         response = await super().create_reservation(request)
-        reservation_id = response.get_body_attribute("reservation_id") if isinstance(response.body, dict) else None
-        answer = read("reserve", response, holds=not _field(request, "dry_run"))
-        if answer.error_message == UNREADABLE and isinstance(reservation_id, str) and reservation_id:
-            await self._give_back(reservation_id)
+        holds = not _field(request, "dry_run")
+        answer = read("reserve", response, holds=holds)
+        if answer.error_message == UNREADABLE and holds:
+            reservation_id = response.get_body_attribute("reservation_id") if isinstance(response.body, dict) else None
+            with anyio.CancelScope(shield=True):
+                if isinstance(reservation_id, str) and reservation_id:
+                    await self._give_back(reservation_id)
+                else:
+                    for found in await self._held_under(str(_field(request, "idempotency_key"))):
+                        await self._give_back(found)
         return answer
 
     async def commit_reservation(self, reservation_id: str, request: Body) -> CyclesResponse:
@@ -98,8 +104,14 @@ class RemoteCyclesClient(AsyncCyclesClient):
             "The Cycles server's answer to a reserve cannot be read: reservation %s is given back", reservation_id
         )
         release = {"idempotency_key": f"unread-{reservation_id}"[:256], "reason": "the answer cannot be read"}
-        with anyio.CancelScope(shield=True):
-            await super().release_reservation(_segment(reservation_id), release)
+        await super().release_reservation(_segment(reservation_id), release)
+
+    async def _held_under(self, key: str) -> list[str]:
+        """Return the ids of the active reservations that were made under a key."""
+        listed = await self.list_reservations(idempotency_key=key, status="ACTIVE")
+        rows = listed.body.get("reservations") if listed.is_success and isinstance(listed.body, dict) else None
+        ids = [row.get("reservation_id") for row in rows or () if isinstance(row, dict)]
+        return [each for each in ids if isinstance(each, str) and each]
 
 
 def _field(body: Body, name: str) -> object:

@@ -232,10 +232,10 @@ async def test_a_reserve_that_cannot_be_read_is_no_denial_and_holds_nothing(
     assert budget(store) == (0, 0)
 
 
-async def test_a_reserve_that_names_nothing_is_not_taken_for_one_nor_for_a_denial(
-    client: Client, between: Between
+async def test_a_reserve_that_names_nothing_is_no_denial_and_is_given_back_by_its_key(
+    client: Client, between: Between, store: tuple[LedgerStore, str]
 ) -> None:
-    """What it holds, if anything, runs out: nobody could settle it."""
+    """Without an id it is found in the list, by the key that it was made under."""
     between.changes = {RESERVE: lambda body: {name: each for name, each in body.items() if name != "reservation_id"}}
 
     sentence = await refused(client, "reserve_budget", usd="0.02", idempotency_key="k-1")
@@ -245,6 +245,7 @@ async def test_a_reserve_that_names_nothing_is_not_taken_for_one_nor_for_a_denia
     assert "its answer cannot be read" in sentence
     assert "cannot be read" in text_of(delegated)
     assert "budget_exhausted" not in text_of(delegated)
+    assert budget(store) == (0, 0)
     assert tried["decision"] == "ALLOW", "a dry run holds nothing, and names nothing"
 
 
