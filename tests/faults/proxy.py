@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from tools.delegation.remote import Port
 
-Operation = Literal["reserve", "commit", "release", "extend", "event", "balances", "decide", "other"]
+Operation = Literal["reserve", "commit", "release", "extend", "event", "balances", "decide", "list", "other"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +98,7 @@ MISHAPS: Mapping[str, Mishap] = {
 """All that may go wrong with one request, by the name that the tables use."""
 
 _PATHS: dict[str, Operation] = {
+    "GET /v1/reservations": "list",
     r"POST /v1/reservations": "reserve",
     r"POST /v1/reservations/[^/]+/commit": "commit",
     r"POST /v1/reservations/[^/]+/release": "release",

@@ -93,7 +93,7 @@ ODD: Sequence[Odd] = [
     _page("422 Unprocessable Content", "released", ERROR),
     _page("429 Too Many Requests", "released", times=4),
     _page("529 Overloaded", "released", times=4),
-    Odd(how="a redirect", wire=Wire(status="307 Temporary Redirect", headers=["location: /v1/messages"]), fate="bound"),
+    Odd(how="a redirect", wire=Wire(status="307 Elsewhere", headers=["location: /v1/messages"]), fate="released"),
 ]  # fmt: skip
 
 
