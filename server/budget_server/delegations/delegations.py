@@ -37,7 +37,7 @@ class TakenOver:
     owners: Sequence[tuple[str, str]]
     """Each delegation with its previous owner."""
     reclaimed: Sequence[str]
-    """The owners that have nothing left to adopt."""
+    """The expired owners, whose files can be removed."""
 
 
 class Delegations:
@@ -160,7 +160,7 @@ class Delegations:
     def knows(self, tenant: str, idempotency_key: str) -> bool:
         """Return whether a call under this key has started or resumed a delegation before."""
         select = "SELECT 1 FROM calls WHERE tenant = ? AND idempotency_key = ?"
-        return self._db.execute(select, (tenant, idempotency_key)).fetchone() is not None
+        return bool(self._db.execute(select, (tenant, idempotency_key)).get)
 
     def _known(self, call: Call) -> str:
         """Return the delegation that this call started or resumed before; ``""`` for a new call.
@@ -393,8 +393,7 @@ class Delegations:
 
     def _assert_own(self, delegation_id: str) -> None:
         owner = self._owner(delegation_id)
-        assert owner is not None, f"{delegation_id} does not run"
-        assert owner == self._owners.own_id, f"{delegation_id} is another process's"
+        assert owner == self._owners.own_id, f"{delegation_id} is run by {owner or 'no process'}, not by this one"
 
 
 def _sha256(request: str) -> bytes:
