@@ -115,7 +115,8 @@ def hosts(settings: Settings | None) -> Iterator[Finding]:
                 registered += 1
                 yield _registration(f"{host.title}: {name!r} in {file}", host, entry, settings)
     if not registered:
-        yield warning(f"No host that is known has this server: run `cycles-budget-mcp install` ({', '.join(HOSTS)}).")
+        hosts = ", ".join(HOSTS)
+        yield warning(f"No known host has this server: run `cycles-budget-mcp install HOST`, with one of {hosts}.")
 
 
 def _entries(host: Host, content: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -134,7 +134,7 @@ ROWS: tuple[Row, ...] = (
         usage=_of("none"),
     ),
     Row(
-        evidence="usage that is not understood, or that cannot be",
+        evidence="usage that is not understood, or is impossible",
         basis="unknown",
         reason="The reported usage cannot be priced: {detail}",
         usage=_of("unreadable"),
