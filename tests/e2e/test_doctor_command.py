@@ -121,6 +121,25 @@ def test_what_is_left_and_what_is_held_is_shown_beside_a_running_server(
     assert found.says("ok", "The budget: $0.75 of $1.00 left, $0.25 held")
 
 
+def test_what_a_budget_could_not_cover_is_a_warning_until_it_is_cleared(
+    environment: Environment, host: Callable[..., Client]
+) -> None:
+    """It was spent, and stands in no budget: a person has to see it."""
+
+    async def spend() -> None:
+        with anyio.fail_after(60):
+            async with host() as client:
+                await call(client, "record_usage", usd="1.25")
+
+    anyio.run(spend)
+    found = doctor(environment)
+    cleared = run_program(environment, "budget", "clear")
+
+    assert found.says("warning", "The budget could not cover $0.25 that was spent", "budget clear")
+    assert cleared.returncode == 0
+    assert not doctor(environment).says("warning", "could not cover")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

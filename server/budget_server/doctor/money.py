@@ -21,6 +21,7 @@ from budget_server.doctor.finding import Finding, ok, problem, warning
 from budget_server.services import Services
 from budget_tools.core.errors import BudgetError, ConfigurationError
 from budget_tools.core.money import USD_MICROCENTS, format_usd
+from budget_tools.core.scopes import clear_command
 from budget_tools.pricing.book import PriceBook
 from budget_tools.spends.responses import Standing, standing
 
@@ -86,6 +87,10 @@ def _budgets(settings: Settings, path: Path) -> Iterator[Finding]:
             yield warning(f"{name} is used up ({amounts}{held}): raise it with `cycles-budget-mcp budget fund 5`.")
         else:
             yield ok(f"{name}: {amounts}{held}")
+        if budget.uncovered:
+            clear = f"`cycles-budget-mcp {clear_command(budget.scope, budget.unit)}`"
+            spent = budget.show(budget.uncovered)
+            yield warning(f"{name} could not cover {spent} that was spent: {clear} once you have seen it.")
 
 
 def authority(settings: Settings) -> Iterator[Finding]:
