@@ -116,7 +116,7 @@ def hosts(settings: Settings | None) -> Iterator[Finding]:
                 yield _registration(f"{host.title}: {name!r} in {file}", host, entry, settings)
     if not registered:
         hosts = ", ".join(HOSTS)
-        yield warning(f"No known host has this server: run `cycles-budget-mcp install HOST`, with one of {hosts}.")
+        yield warning(f"No host has this server yet: run `cycles-budget-mcp install HOST`, with one of {hosts}.")
 
 
 def _entries(host: Host, content: Mapping[str, Any]) -> list[tuple[str, Any]]:
