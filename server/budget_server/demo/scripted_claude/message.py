@@ -189,7 +189,7 @@ def as_one_object(events: Iterable[Event]) -> dict[str, Any]:
 def cut_short(events: list[Event], fault: Fault | None, *, request_id: str) -> tuple[list[Event | bytes], int]:
     """Return what a fault leaves of a stream, and the index of the first event of its second half.
 
-    What is no event at all is given as bytes.
+    Bytes stand for a part that is not an event.
     """
     is_content = [event["type"].startswith("content_block_") for event in events]
     start = is_content.index(True) if any(is_content) else 2
